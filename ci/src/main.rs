@@ -1,0 +1,3 @@
+//! `cargo ci …`: the one entry for every chore of the Ferry project.
+
+fn main() {}
