@@ -1,0 +1,1 @@
+//! The host as sysfs shows it: PCI functions, their drivers and IOMMU groups.

@@ -1,0 +1,1 @@
+//! Legacy PC devices: the few that a Linux guest still asks for.

@@ -1,0 +1,225 @@
+//! Owners of host memory mappings.
+//!
+//! A [`HostMapping`] owns an `mmap`; whatever refers to that memory (a memslot, a DMA mapping) holds
+//! an `Arc` of it inside a [`HostRange`], so memory can't be unmapped while something points to it.
+#![expect(
+    unsafe_code,
+    reason = "mmap and munmap of device regions; docs/adr/0002"
+)]
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
+
+/// A mapping of host memory into this process, unmapped when dropped.
+pub struct HostMapping {
+    address: usize,
+    len: usize,
+    owner: Owner,
+}
+
+/// Who unmaps the memory.
+enum Owner {
+    /// This mapping's own `mmap`, and the whole reservation it lies in.
+    Mmap { reservation: usize, reserved: usize },
+    /// vm-memory owns it; the `Arc` keeps it alive.
+    GuestRam { _region: Arc<GuestRegionMmap> },
+}
+
+/// Protection of a device mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The guest may read.
+    pub read: bool,
+    /// The guest may write.
+    pub write: bool,
+}
+
+/// A kernel can map a BAR by 2 MiB or 1 GiB pages only where virtual address and file offset are
+/// congruent modulo that size.
+const LARGEST_PAGE: usize = 1 << 30;
+
+impl HostMapping {
+    /// Maps `len` bytes of `file` from `offset`, shared.
+    ///
+    /// The address is congruent to `congruent_to` modulo the largest page size that `len` allows, up
+    /// to 1 GiB, so that the kernel may use huge mappings for BARs.
+    ///
+    /// # Errors
+    /// The errno of `mmap`, or `EINVAL` for an empty mapping.
+    pub fn shared(
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        access: Access,
+        congruent_to: u64,
+    ) -> io::Result<Self> {
+        let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+        let offset = libc::off_t::try_from(offset).map_err(|_| invalid())?;
+        if len == 0 {
+            return Err(invalid());
+        }
+        let align = len
+            .checked_next_power_of_two()
+            .ok_or_else(invalid)?
+            .clamp(4096, LARGEST_PAGE);
+        let reserved = len.checked_add(align).ok_or_else(invalid)?;
+        // SAFETY: an anonymous PROT_NONE mapping at an address the kernel chooses touches no memory
+        // that anything else uses.
+        let reservation = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                reserved,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if reservation == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = reservation as usize;
+        let wanted = usize::try_from(congruent_to % align as u64).map_err(|_| invalid())?;
+        let address = start + (wanted + align - start % align) % align;
+        let mut protection = libc::PROT_NONE;
+        if access.read {
+            protection |= libc::PROT_READ;
+        }
+        if access.write {
+            protection |= libc::PROT_WRITE;
+        }
+        let mapping = Self {
+            address,
+            len,
+            owner: Owner::Mmap {
+                reservation: start,
+                reserved,
+            },
+        };
+        // SAFETY: `address..address + len` lies inside the reservation made above (align - 1 bytes
+        // of slack at most, `reserved` is `len + align`), which only this function knows of, so
+        // MAP_FIXED replaces nothing else. `file` is open for the duration of the call.
+        let mapped = unsafe {
+            libc::mmap(
+                address as *mut libc::c_void,
+                len,
+                protection,
+                libc::MAP_SHARED | libc::MAP_FIXED,
+                file.as_raw_fd(),
+                offset,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(mapping)
+    }
+
+    /// A view of guest RAM, which keeps the RAM alive.
+    #[must_use]
+    pub fn of_guest_ram(region: Arc<GuestRegionMmap>) -> Self {
+        Self {
+            address: region.as_ptr() as usize,
+            // A region that is mapped fits the address space.
+            len: usize::try_from(region.len()).unwrap_or(usize::MAX),
+            owner: Owner::GuestRam { _region: region },
+        }
+    }
+
+    /// Address of the first byte in this process.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.address
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never true: an empty mapping can't be made.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for HostMapping {
+    fn drop(&mut self) {
+        if let Owner::Mmap {
+            reservation,
+            reserved,
+        } = self.owner
+        {
+            // SAFETY: the range is the one reserved by `shared`, unmapped once, here; whatever
+            // pointed into it held an `Arc` of this mapping and is gone.
+            let failed = unsafe { libc::munmap(reservation as *mut libc::c_void, reserved) } != 0;
+            if failed {
+                log::error!(
+                    "munmap of {reserved:#x} bytes at {reservation:#x}: {}",
+                    io::Error::last_os_error()
+                );
+            }
+        }
+    }
+}
+
+impl fmt::Debug for HostMapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostMapping({:#x}+{:#x})", self.address, self.len)
+    }
+}
+
+/// A part of a [`HostMapping`], which it keeps alive.
+#[derive(Clone, Debug)]
+pub struct HostRange {
+    mapping: Arc<HostMapping>,
+    offset: usize,
+    len: usize,
+}
+
+impl HostRange {
+    /// `len` bytes from `offset`; `None` when they don't lie inside `mapping`.
+    #[must_use]
+    pub fn new(mapping: Arc<HostMapping>, offset: usize, len: usize) -> Option<Self> {
+        let end = offset.checked_add(len)?;
+        (len > 0 && end <= mapping.len).then_some(Self {
+            mapping,
+            offset,
+            len,
+        })
+    }
+
+    /// The whole of `mapping`.
+    #[must_use]
+    pub fn whole(mapping: Arc<HostMapping>) -> Self {
+        let len = mapping.len;
+        Self {
+            mapping,
+            offset: 0,
+            len,
+        }
+    }
+
+    /// Address of the first byte in this process.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.mapping.address + self.offset
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never true: an empty range can't be made.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
