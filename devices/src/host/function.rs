@@ -1,0 +1,153 @@
+//! One PCI function of the host.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use super::root::{HostError, HostRoot};
+use crate::pci::HostSbdf;
+
+const DEVICES: &str = "sys/bus/pci/devices";
+
+/// A PCI function as the host's kernel has enumerated it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFunction {
+    /// Its address.
+    pub sbdf: HostSbdf,
+    /// Vendor ID.
+    pub vendor: u16,
+    /// Device ID.
+    pub device: u16,
+    /// Class code, 24 bits: base class, sub-class, programming interface.
+    pub class: u32,
+    /// Name of the driver bound to it.
+    pub driver: Option<String>,
+    /// Number of its IOMMU group; `None` when no IOMMU translates it.
+    pub group: Option<u32>,
+}
+
+/// Directory of a function below the root.
+pub(super) fn directory(sbdf: HostSbdf) -> PathBuf {
+    PathBuf::from(format!("{DEVICES}/{sbdf}"))
+}
+
+impl HostRoot {
+    /// The function at an address.
+    ///
+    /// # Errors
+    /// [`HostError::NoSuchFunction`] with its neighbours when there is none; otherwise what could
+    /// not be read.
+    pub fn function(&self, sbdf: HostSbdf) -> Result<HostFunction, HostError> {
+        let directory = directory(sbdf);
+        if !self.exists(&directory) {
+            return Err(HostError::NoSuchFunction {
+                sbdf,
+                same_bus: self.same_bus(sbdf)?,
+            });
+        }
+        Ok(HostFunction {
+            sbdf,
+            vendor: self.identifier(directory.join("vendor"))?,
+            device: self.identifier(directory.join("device"))?,
+            class: self.number(directory.join("class"))?,
+            driver: self.link_name(directory.join("driver"))?,
+            group: self.group_of(sbdf)?,
+        })
+    }
+
+    /// Every function, in order of address.
+    ///
+    /// # Errors
+    /// The first file that could not be read.
+    pub fn functions(&self) -> Result<Vec<HostFunction>, HostError> {
+        let sbdfs = self.addresses()?;
+        sbdfs.into_iter().map(|sbdf| self.function(sbdf)).collect()
+    }
+
+    /// Reset methods the kernel will try, in its order (`flr`, `af_flr`, `pm`, `bus`, …); empty when
+    /// the function can't be reset.
+    ///
+    /// # Errors
+    /// When `reset_method` is there but can't be read.
+    pub fn reset_methods(&self, sbdf: HostSbdf) -> Result<Vec<String>, HostError> {
+        let text = self.text(directory(sbdf).join("reset_method"))?;
+        Ok(text
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Header layout from config space offset 0x0e, multi-function bit removed: 0 endpoint, 1 PCI
+    /// bridge, 2 CardBus bridge (PCI 3.0 section 6.1).
+    ///
+    /// # Errors
+    /// When config space can't be read. Reading it wakes a function that sleeps in D3cold.
+    pub fn header_type(&self, sbdf: HostSbdf) -> Result<u8, HostError> {
+        const HEADER_TYPE: usize = 0x0e;
+        const MULTI_FUNCTION: u8 = 0x80;
+        let path = self.path(directory(sbdf).join("config"));
+        let mut header = [0; HEADER_TYPE + 1];
+        File::open(&path)
+            .and_then(|mut file| file.read_exact(&mut header))
+            .map_err(|source| HostError::Read { path, source })?;
+        Ok(header[HEADER_TYPE] & !MULTI_FUNCTION)
+    }
+
+    /// Number of a function's group, `None` when it has none.
+    pub(super) fn group_of(&self, sbdf: HostSbdf) -> Result<Option<u32>, HostError> {
+        let link = directory(sbdf).join("iommu_group");
+        let Some(name) = self.link_name(&link)? else {
+            return Ok(None);
+        };
+        name.parse().map(Some).map_err(|_| HostError::Malformed {
+            path: self.path(link),
+            text: name,
+            expected: "a link to a numbered group",
+        })
+    }
+
+    fn addresses(&self) -> Result<Vec<HostSbdf>, HostError> {
+        // A 32-bit domain (Hyper-V, VMD: 10000:…) has no HostSbdf and can't be asked for.
+        let mut sbdfs: Vec<HostSbdf> = self
+            .names(DEVICES)?
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect();
+        sbdfs.sort();
+        Ok(sbdfs)
+    }
+
+    fn same_bus(&self, sbdf: HostSbdf) -> Result<Vec<HostSbdf>, HostError> {
+        let bus = |sbdf: HostSbdf| {
+            sbdf.to_string()
+                .rsplit_once(':')
+                .map(|(bus, _)| bus.to_owned())
+        };
+        let mut sbdfs = self.addresses()?;
+        sbdfs.retain(|other| bus(*other) == bus(sbdf));
+        Ok(sbdfs)
+    }
+
+    fn identifier(&self, relative: PathBuf) -> Result<u16, HostError> {
+        let number = self.number(&relative)?;
+        u16::try_from(number).map_err(|_| HostError::Malformed {
+            path: self.path(relative),
+            text: format!("{number:#x}"),
+            expected: "a 16-bit identifier",
+        })
+    }
+
+    /// A `0x…` attribute of sysfs.
+    fn number(&self, relative: impl Into<PathBuf>) -> Result<u32, HostError> {
+        let relative = relative.into();
+        let text = self.text(&relative)?.unwrap_or_default();
+        text.strip_prefix("0x")
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+            .ok_or_else(|| HostError::Malformed {
+                path: self.path(relative),
+                text,
+                expected: "a hexadecimal number",
+            })
+    }
+}

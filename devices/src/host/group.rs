@@ -1,0 +1,112 @@
+//! IOMMU groups: what the IOMMU can tell apart, and so what is assigned as one.
+
+use std::path::PathBuf;
+
+use super::function::HostFunction;
+use super::root::{HostError, HostRoot};
+use crate::pci::HostSbdf;
+
+const GROUPS: &str = "sys/kernel/iommu_groups";
+
+/// A set of functions whose DMA the IOMMU can't tell apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IommuGroup {
+    /// Its number, as in `/dev/vfio/<id>`.
+    pub id: u32,
+    /// Its PCI functions, in order of address.
+    pub members: Vec<HostFunction>,
+}
+
+/// A range of IOVAs a group can't map as memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReservedRegion {
+    /// First byte.
+    pub start: u64,
+    /// Last byte, included.
+    pub end: u64,
+    /// What it is reserved for.
+    pub kind: ReservedRegionType,
+}
+
+/// Types of `reserved_regions` (`iommu_group_resv_type_string` of drivers/iommu/iommu.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReservedRegionType {
+    /// `direct`: must stay identity-mapped (an RMRR); VFIO refuses the device.
+    Direct,
+    /// `direct-relaxable`: identity-mapped until a driver takes over (USB, graphics); may be mapped.
+    DirectRelaxable,
+    /// `reserved`: can't be mapped.
+    Reserved,
+    /// `msi`: writes there are interrupts.
+    Msi,
+    /// A type newer than this list; treated as unmappable.
+    Other,
+}
+
+impl ReservedRegionType {
+    fn from_sysfs(name: &str) -> Self {
+        match name {
+            "direct" => Self::Direct,
+            "direct-relaxable" => Self::DirectRelaxable,
+            "reserved" => Self::Reserved,
+            "msi" => Self::Msi,
+            _ => Self::Other,
+        }
+    }
+}
+
+pub(super) fn directory(group: u32) -> PathBuf {
+    PathBuf::from(format!("{GROUPS}/{group}"))
+}
+
+impl HostRoot {
+    /// A group with its members.
+    ///
+    /// # Errors
+    /// [`HostError::NoSuchGroup`], or what could not be read of a member.
+    pub fn group(&self, id: u32) -> Result<IommuGroup, HostError> {
+        if !self.exists(directory(id)) {
+            return Err(HostError::NoSuchGroup { group: id });
+        }
+        // Platform devices can share a group; only PCI functions carry an address.
+        let mut sbdfs: Vec<HostSbdf> = self
+            .names(directory(id).join("devices"))?
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect();
+        sbdfs.sort();
+        let members: Result<_, _> = sbdfs.into_iter().map(|sbdf| self.function(sbdf)).collect();
+        Ok(IommuGroup {
+            id,
+            members: members?,
+        })
+    }
+
+    /// IOVA ranges the group can't map, as the kernel lists them.
+    ///
+    /// # Errors
+    /// When the file can't be read or a line is not `start end type`.
+    pub fn reserved_regions(&self, group: u32) -> Result<Vec<ReservedRegion>, HostError> {
+        let relative = directory(group).join("reserved_regions");
+        let text = self.text(&relative)?.unwrap_or_default();
+        text.lines()
+            .map(|line| {
+                reserved_region(line).ok_or_else(|| HostError::Malformed {
+                    path: self.path(&relative),
+                    text: line.to_owned(),
+                    expected: "start, end and type",
+                })
+            })
+            .collect()
+    }
+}
+
+fn reserved_region(line: &str) -> Option<ReservedRegion> {
+    let address = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    let mut fields = line.split_whitespace();
+    Some(ReservedRegion {
+        start: address(fields.next()?)?,
+        end: address(fields.next()?)?,
+        kind: ReservedRegionType::from_sysfs(fields.next()?),
+    })
+}
