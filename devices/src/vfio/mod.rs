@@ -1,1 +1,15 @@
 //! VFIO: probing a host function, planning its passthrough, and carrying the plan out.
+//!
+//! [`OpenedDevice::open`] gets the device, [`VfioProbe::read`] reads everything about it,
+//! [`PassthroughPlan::new`] decides everything, [`VfioPciDevice::realise`] does it.
+
+mod container;
+mod function;
+mod plan;
+mod probe;
+mod sys;
+
+pub use container::{ContainerError, DmaLimits, VfioContext};
+pub use function::VfioPciDevice;
+pub use plan::{PassthroughPlan, PassthroughSpec, PlanError};
+pub use probe::{IrqLine, MappableArea, OpenedDevice, Region, VfioError, VfioProbe};

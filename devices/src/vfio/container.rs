@@ -1,0 +1,267 @@
+//! A type1v2 container: one DMA address space for every device in it (Linux
+//! `Documentation/driver-api/vfio.rst`).
+//!
+//! The kernel gives a container its IOMMU when the first group enters it, and takes every mapping
+//! away when the last one leaves. [`VfioContext`] therefore keeps its own list: what is added while
+//! no device is there is mapped when one comes.
+
+use super::sys;
+pub use super::sys::DmaLimits;
+use crate::mapping::HostRange;
+use crate::memory::{DmaMapper, Iova, MemoryListener, MemoryRegion, RegionKind};
+use crate::pci::HostSbdf;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioOps};
+
+/// Why a container or a device in it could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// `/dev/vfio/vfio` can't be opened, or lacks type1v2.
+    #[error("no VFIO container (is the vfio_iommu_type1 module loaded?)")]
+    Open(#[source] vfio_ioctls::VfioError),
+    /// The descriptor couldn't be duplicated.
+    #[error("could not duplicate a VFIO descriptor")]
+    Duplicate(#[source] io::Error),
+    /// The device's group or the device can't be opened.
+    #[error("could not open {sbdf} through VFIO")]
+    Device {
+        /// Which device.
+        sbdf: HostSbdf,
+        /// vfio-ioctls' reason.
+        #[source]
+        source: vfio_ioctls::VfioError,
+    },
+    /// Memory that the machine has already can't be mapped for the device.
+    #[error("could not map guest memory at {iova:#x}+{len:#x} for DMA of {sbdf}")]
+    Map {
+        /// Which device.
+        sbdf: HostSbdf,
+        /// First IOVA.
+        iova: u64,
+        /// Bytes.
+        len: u64,
+        /// The errno of the ioctl.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A container, with what is to be mapped in it.
+pub struct VfioContext {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Duplicate of the container's descriptor.
+    fd: OwnedFd,
+    container: Arc<VfioContainer>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    devices: usize,
+    mappings: BTreeMap<u64, Mapping>,
+}
+
+/// What is mapped, or will be when a device comes. Holds the memory.
+struct Mapping {
+    host: HostRange,
+    kind: RegionKind,
+    /// Whether the kernel has it now.
+    live: bool,
+}
+
+impl VfioContext {
+    /// Opens a container. With `kvm` (a `KVM_DEV_TYPE_VFIO` device) KVM is told of each group.
+    ///
+    /// # Errors
+    /// [`ContainerError::Open`], [`ContainerError::Duplicate`].
+    pub fn new(kvm: Option<Arc<VfioDeviceFd>>) -> Result<Self, ContainerError> {
+        let container = Arc::new(VfioContainer::new(kvm).map_err(ContainerError::Open)?);
+        let fd = sys::container_fd(&container).map_err(ContainerError::Duplicate)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                fd,
+                container,
+                state: Mutex::default(),
+            }),
+        })
+    }
+
+    /// What the IOMMU can map. Valid once a device is in the container.
+    ///
+    /// # Errors
+    /// The errno of `VFIO_IOMMU_GET_INFO`; `EINVAL` without a device.
+    pub fn limits(&self) -> io::Result<DmaLimits> {
+        sys::iommu_info(self.shared.fd.as_fd())
+    }
+
+    /// Opens the device at `path` into this container.
+    pub(super) fn attach(&self, path: &Path, sbdf: HostSbdf) -> Result<Attachment, ContainerError> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        let ops: Arc<dyn VfioOps> = Arc::<VfioContainer>::clone(&shared.container);
+        let device = VfioDevice::new(path, ops, true)
+            .map_err(|source| ContainerError::Device { sbdf, source })?;
+        state.devices += 1;
+        // From here on dropping the attachment undoes the count.
+        let attachment = Attachment {
+            device: Some(device),
+            path: path.to_owned(),
+            sbdf,
+            shared: Arc::clone(&shared),
+        };
+        let replayed = shared.map_all(&mut state, sbdf);
+        drop(state);
+        replayed.map(|()| attachment)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the kernel what it doesn't have yet.
+    fn map_all(&self, state: &mut State, sbdf: HostSbdf) -> Result<(), ContainerError> {
+        for (&iova, mapping) in state.mappings.iter_mut().filter(|(_, m)| !m.live) {
+            let result = sys::map_dma(self.fd.as_fd(), iova, &mapping.host);
+            mapping.live = result.is_ok();
+            if let Err(source) = result {
+                let len = mapping.host.len() as u64;
+                match mapping.kind {
+                    RegionKind::Bar => no_peer_to_peer(iova, len, &source),
+                    RegionKind::Ram => {
+                        return Err(ContainerError::Map {
+                            sbdf,
+                            iova,
+                            len,
+                            source,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes from the kernel what it has.
+    fn unmap_all(&self, state: &mut State) {
+        for (&iova, mapping) in state.mappings.iter_mut().filter(|(_, m)| m.live) {
+            mapping.live = false;
+            let len = mapping.host.len() as u64;
+            if let Err(error) = sys::unmap_dma(self.fd.as_fd(), iova, len) {
+                log::error!("DMA mapping {iova:#x}+{len:#x} could not be undone: {error}");
+            }
+        }
+    }
+
+    fn add(&self, iova: Iova, host: &HostRange, kind: RegionKind) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.mappings.contains_key(&iova.0) {
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
+        }
+        let mut live = false;
+        if state.devices > 0 {
+            match sys::map_dma(self.fd.as_fd(), iova.0, host) {
+                Ok(()) => live = true,
+                Err(error) if kind == RegionKind::Bar => {
+                    no_peer_to_peer(iova.0, host.len() as u64, &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let host = host.clone();
+        state.mappings.insert(iova.0, Mapping { host, kind, live });
+        Ok(())
+    }
+
+    fn remove(&self, iova: Iova, len: u64) -> io::Result<()> {
+        let mut state = self.lock();
+        let same = |m: &Mapping| m.host.len() as u64 == len;
+        if !state.mappings.get(&iova.0).is_some_and(same) {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
+        let live = state.mappings.remove(&iova.0).is_some_and(|m| m.live);
+        if live {
+            sys::unmap_dma(self.fd.as_fd(), iova.0, len)?;
+        }
+        Ok(())
+    }
+}
+
+fn no_peer_to_peer(iova: u64, len: u64, error: &io::Error) {
+    log::warn!(
+        "BAR memory at {iova:#x}+{len:#x} can't be mapped for DMA, other assigned devices won't reach it: {error}"
+    );
+}
+
+impl DmaMapper for VfioContext {
+    fn map(&self, iova: Iova, host: &HostRange) -> io::Result<()> {
+        self.shared.add(iova, host, RegionKind::Ram)
+    }
+
+    fn unmap(&self, iova: Iova, len: u64) -> io::Result<()> {
+        self.shared.remove(iova, len)
+    }
+}
+
+impl MemoryListener for VfioContext {
+    fn region_added(&self, region: &MemoryRegion) -> io::Result<()> {
+        let iova = Iova::of_guest_address(region.guest_address);
+        self.shared.add(iova, &region.host, region.kind)
+    }
+
+    fn region_removed(&self, region: &MemoryRegion) -> io::Result<()> {
+        let iova = Iova::of_guest_address(region.guest_address);
+        self.shared.remove(iova, region.host.len() as u64)
+    }
+}
+
+/// A device's place in a container; dropping it closes the device and takes it out.
+///
+/// Every mapping and descriptor of the device must be gone by then, else the kernel keeps its group
+/// in the container.
+pub(super) struct Attachment {
+    device: Option<VfioDevice>,
+    path: PathBuf,
+    sbdf: HostSbdf,
+    shared: Arc<Shared>,
+}
+
+impl Attachment {
+    /// The opened device; `None` only while this is being dropped.
+    pub(super) fn device(&self) -> Option<&VfioDevice> {
+        self.device.as_ref()
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        state.devices = state.devices.saturating_sub(1);
+        if state.devices == 0 {
+            // The last group to leave takes the IOMMU with it, unless something holds that group.
+            shared.unmap_all(&mut state);
+        }
+        if let Some(device) = self.device.take() {
+            // Dropping a `VfioDevice` whose sysfs entry has gone panics inside vfio-ioctls.
+            if self.path.join("iommu_group").read_link().is_ok() {
+                drop(device);
+            } else {
+                log::error!(
+                    "{}: gone from {}, its VFIO descriptor stays open",
+                    self.sbdf,
+                    self.path.display()
+                );
+                std::mem::forget(device);
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The VFIO ioctls, each with its errno (`include/uapi/linux/vfio.h`).
+//!
+//! vfio-ioctls opens containers, groups and devices. Everything after that goes through here: that
+//! crate drops the errno of interrupt set-up and the result of a reset, arms vectors only from 0 on,
+//! misplaces regions above 7 and doesn't ask the IOMMU for its limits.
+#![expect(unsafe_code, reason = "VFIO ioctls; docs/adr/0002")]
+
+use super::probe::{IrqLine, MappableArea, Region};
+use crate::mapping::HostRange;
+use std::fs::File;
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use vfio_bindings::bindings::vfio::{
+    VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_INFO_PGSIZES,
+    VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
+    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD,
+    VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, VFIO_REGION_INFO_CAP_SPARSE_MMAP,
+    VFIO_REGION_INFO_FLAG_CAPS, vfio_device_info, vfio_info_cap_header, vfio_iommu_type1_dma_map,
+    vfio_iommu_type1_dma_unmap, vfio_iommu_type1_info, vfio_iommu_type1_info_cap_iova_range,
+    vfio_iommu_type1_info_dma_avail, vfio_iova_range, vfio_irq_info, vfio_irq_set,
+    vfio_region_info, vfio_region_info_cap_sparse_mmap, vfio_region_sparse_mmap_area,
+};
+use vfio_ioctls::{VfioContainer, VfioDevice};
+
+/// The ioctls used here: `_IO(';', 100 + n)`.
+#[derive(Clone, Copy)]
+enum Request {
+    DeviceGetInfo = 7,
+    DeviceGetRegionInfo = 8,
+    DeviceGetIrqInfo = 9,
+    DeviceSetIrqs = 10,
+    DeviceReset = 11,
+    IommuGetInfo = 12,
+    IommuMapDma = 13,
+    IommuUnmapDma = 14,
+}
+
+impl Request {
+    fn number(self) -> libc::Ioctl {
+        const TYPE: libc::Ioctl = b';' as libc::Ioctl;
+        const BASE: libc::Ioctl = 100;
+        TYPE << 8 | (BASE + self as libc::Ioctl)
+    }
+}
+
+/// An ioctl's argument: bytes whose first four are its size, as VFIO has it.
+struct Argument(Vec<u8>);
+
+impl Argument {
+    fn new(size: usize) -> io::Result<Self> {
+        let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+        let mut argument = Self(vec![0; size]);
+        argument.put(0, &argsz.to_ne_bytes());
+        Ok(argument)
+    }
+
+    fn put(&mut self, offset: usize, bytes: &[u8]) {
+        if let Some(place) = self.0.get_mut(offset..offset + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    fn put_u32(&mut self, offset: usize, value: u32) {
+        self.put(offset, &value.to_ne_bytes());
+    }
+
+    fn put_u64(&mut self, offset: usize, value: u64) {
+        self.put(offset, &value.to_ne_bytes());
+    }
+
+    /// The field at `offset`; 0 where the kernel returned less.
+    fn u32(&self, offset: usize) -> u32 {
+        let bytes = self.0.get(offset..offset.saturating_add(4));
+        bytes
+            .and_then(|b| b.try_into().ok())
+            .map_or(0, u32::from_ne_bytes)
+    }
+
+    fn u64(&self, offset: usize) -> u64 {
+        let bytes = self.0.get(offset..offset.saturating_add(8));
+        bytes
+            .and_then(|b| b.try_into().ok())
+            .map_or(0, u64::from_ne_bytes)
+    }
+
+    /// The capabilities chained from `first`: (id, offset of the header). Bounded by the argument's
+    /// size, whatever the chain says.
+    fn capabilities(&self, first: u32) -> Vec<(u32, usize)> {
+        let mut found = Vec::new();
+        let mut at = first as usize;
+        while at != 0 && found.len() < self.0.len() / size_of::<vfio_info_cap_header>() {
+            let id = self.u32(at + offset_of!(vfio_info_cap_header, id)) & 0xffff;
+            found.push((id, at));
+            at = self.u32(at + offset_of!(vfio_info_cap_header, next)) as usize;
+        }
+        found
+    }
+
+    fn call(&mut self, fd: BorrowedFd<'_>, request: Request) -> io::Result<()> {
+        // SAFETY: `fd` is open during the call. The kernel reads and writes at most `argsz` bytes,
+        // which is the length of this buffer; of the ioctls of `Request` only MAP_DMA holds an
+        // address, and `map_dma` takes that from a live mapping which has no Rust references.
+        let result = unsafe { libc::ioctl(fd.as_raw_fd(), request.number(), self.0.as_mut_ptr()) };
+        match result {
+            0 => Ok(()),
+            result if result < 0 => Err(io::Error::last_os_error()),
+            // SET_IRQS: fewer vectors could be had than were asked for.
+            _ => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+        }
+    }
+
+    /// Calls an ioctl that may answer with a larger `argsz`, then again with room for it. `fixed`
+    /// is the size of the fixed part, `fill` writes the fields that are asked by.
+    fn call_growing(
+        fd: BorrowedFd<'_>,
+        request: Request,
+        fixed: usize,
+        fill: impl Fn(&mut Self),
+    ) -> io::Result<Self> {
+        let mut size = fixed;
+        loop {
+            let mut argument = Self::new(size)?;
+            fill(&mut argument);
+            argument.call(fd, request)?;
+            let wanted = argument.u32(0) as usize;
+            // A kernel that keeps asking for more gets one page's worth of patience.
+            if wanted <= size || size >= 1 << 16 {
+                return Ok(argument);
+            }
+            size = wanted.min(1 << 16);
+        }
+    }
+}
+
+/// What `VFIO_DEVICE_GET_INFO` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DeviceInfo {
+    pub(super) flags: u32,
+    pub(super) regions: u32,
+    pub(super) irqs: u32,
+}
+
+/// A descriptor of its own for the device behind `device`.
+pub(super) fn device_file(device: &VfioDevice) -> io::Result<File> {
+    // SAFETY: `device` keeps its descriptor open while it is borrowed, which outlasts this call.
+    let fd = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
+    fd.try_clone_to_owned().map(File::from)
+}
+
+/// A descriptor of its own for `container`.
+pub(super) fn container_fd(container: &VfioContainer) -> io::Result<OwnedFd> {
+    // SAFETY: `container` keeps its descriptor open while it is borrowed, which outlasts this call.
+    let fd = unsafe { BorrowedFd::borrow_raw(container.as_raw_fd()) };
+    fd.try_clone_to_owned()
+}
+
+pub(super) fn device_info(device: BorrowedFd<'_>) -> io::Result<DeviceInfo> {
+    let mut argument = Argument::new(size_of::<vfio_device_info>())?;
+    argument.call(device, Request::DeviceGetInfo)?;
+    Ok(DeviceInfo {
+        flags: argument.u32(offset_of!(vfio_device_info, flags)),
+        regions: argument.u32(offset_of!(vfio_device_info, num_regions)),
+        irqs: argument.u32(offset_of!(vfio_device_info, num_irqs)),
+    })
+}
+
+/// What `VFIO_DEVICE_GET_REGION_INFO` says of any index.
+pub(super) fn region_info(device: BorrowedFd<'_>, index: u32) -> io::Result<Region> {
+    let argument = Argument::call_growing(
+        device,
+        Request::DeviceGetRegionInfo,
+        size_of::<vfio_region_info>(),
+        |argument| argument.put_u32(offset_of!(vfio_region_info, index), index),
+    )?;
+    let mut region = Region {
+        index,
+        flags: argument.u32(offset_of!(vfio_region_info, flags)),
+        size: argument.u64(offset_of!(vfio_region_info, size)),
+        file_offset: argument.u64(offset_of!(vfio_region_info, offset)),
+        sparse: None,
+        msix_mappable: false,
+    };
+    if region.flags & VFIO_REGION_INFO_FLAG_CAPS == 0 {
+        return Ok(region);
+    }
+    for (id, at) in argument.capabilities(argument.u32(offset_of!(vfio_region_info, cap_offset))) {
+        match id {
+            VFIO_REGION_INFO_CAP_SPARSE_MMAP => region.sparse = Some(sparse_areas(&argument, at)),
+            VFIO_REGION_INFO_CAP_MSIX_MAPPABLE => region.msix_mappable = true,
+            _ => {}
+        }
+    }
+    Ok(region)
+}
+
+fn sparse_areas(argument: &Argument, at: usize) -> Vec<MappableArea> {
+    let count = argument.u32(at + offset_of!(vfio_region_info_cap_sparse_mmap, nr_areas)) as usize;
+    let first = at + size_of::<vfio_region_info_cap_sparse_mmap>();
+    let size = size_of::<vfio_region_sparse_mmap_area>();
+    (0..count)
+        .map(|n| first + n * size)
+        .take_while(|area| area + size <= argument.0.len())
+        .map(|area| MappableArea {
+            offset: argument.u64(area + offset_of!(vfio_region_sparse_mmap_area, offset)),
+            size: argument.u64(area + offset_of!(vfio_region_sparse_mmap_area, size)),
+        })
+        .collect()
+}
+
+pub(super) fn irq_info(device: BorrowedFd<'_>, index: u32) -> io::Result<IrqLine> {
+    let mut argument = Argument::new(size_of::<vfio_irq_info>())?;
+    argument.put_u32(offset_of!(vfio_irq_info, index), index);
+    argument.call(device, Request::DeviceGetIrqInfo)?;
+    Ok(IrqLine {
+        index,
+        flags: argument.u32(offset_of!(vfio_irq_info, flags)),
+        count: argument.u32(offset_of!(vfio_irq_info, count)),
+    })
+}
+
+/// What is to happen to the interrupts named in a `VFIO_DEVICE_SET_IRQS`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum IrqAction<'a> {
+    /// From vector `start` on, signal these eventfds; `None` gives the vector none.
+    Trigger {
+        start: u32,
+        eventfds: &'a [Option<BorrowedFd<'a>>],
+    },
+    /// Unmask the INTx line whenever this eventfd is signalled.
+    UnmaskOn(BorrowedFd<'a>),
+    /// Unmask the INTx line now.
+    Unmask,
+    /// Free every vector of the index.
+    Disable,
+}
+
+pub(super) fn set_irqs(
+    device: BorrowedFd<'_>,
+    index: u32,
+    action: IrqAction<'_>,
+) -> io::Result<()> {
+    let raw = |fd: &Option<BorrowedFd<'_>>| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    let (flags, start, data): (u32, u32, Vec<i32>) = match action {
+        IrqAction::Trigger { start, eventfds } => (
+            VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
+            start,
+            eventfds.iter().map(raw).collect(),
+        ),
+        IrqAction::UnmaskOn(fd) => (
+            VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK,
+            0,
+            vec![fd.as_raw_fd()],
+        ),
+        IrqAction::Unmask => (
+            VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK,
+            0,
+            Vec::new(),
+        ),
+        IrqAction::Disable => (
+            VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER,
+            0,
+            Vec::new(),
+        ),
+    };
+    let count = match action {
+        IrqAction::Unmask => 1,
+        _ => u32::try_from(data.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
+    };
+    let fixed = size_of::<vfio_irq_set>();
+    let mut argument = Argument::new(fixed + data.len() * size_of::<i32>())?;
+    argument.put_u32(offset_of!(vfio_irq_set, flags), flags);
+    argument.put_u32(offset_of!(vfio_irq_set, index), index);
+    argument.put_u32(offset_of!(vfio_irq_set, start), start);
+    argument.put_u32(offset_of!(vfio_irq_set, count), count);
+    for (n, fd) in data.iter().enumerate() {
+        argument.put(fixed + n * size_of::<i32>(), &fd.to_ne_bytes());
+    }
+    argument.call(device, Request::DeviceSetIrqs)
+}
+
+pub(super) fn reset(device: BorrowedFd<'_>) -> io::Result<()> {
+    // The ioctl takes no argument; what it is given it doesn't look at.
+    Argument::new(size_of::<u32>())?.call(device, Request::DeviceReset)
+}
+
+/// What an IOMMU context can map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DmaLimits {
+    /// Ranges of IOVA that can be mapped, ascending. Empty when the kernel doesn't say.
+    pub iova_ranges: Vec<RangeInclusive<u64>>,
+    /// One bit a page size, in bytes.
+    pub page_sizes: u64,
+    /// How many more mappings the context takes.
+    pub mappings_available: Option<u32>,
+}
+
+pub(super) fn iommu_info(container: BorrowedFd<'_>) -> io::Result<DmaLimits> {
+    let argument = Argument::call_growing(
+        container,
+        Request::IommuGetInfo,
+        size_of::<vfio_iommu_type1_info>(),
+        |_| {},
+    )?;
+    let flags = argument.u32(offset_of!(vfio_iommu_type1_info, flags));
+    let mut limits = DmaLimits {
+        iova_ranges: Vec::new(),
+        page_sizes: 4096,
+        mappings_available: None,
+    };
+    if flags & VFIO_IOMMU_INFO_PGSIZES != 0 {
+        limits.page_sizes = argument.u64(offset_of!(vfio_iommu_type1_info, iova_pgsizes));
+    }
+    if flags & VFIO_IOMMU_INFO_CAPS == 0 {
+        return Ok(limits);
+    }
+    let first = argument.u32(offset_of!(vfio_iommu_type1_info, cap_offset));
+    for (id, at) in argument.capabilities(first) {
+        match id {
+            VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE => {
+                limits.iova_ranges = iova_ranges(&argument, at);
+            }
+            VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL => {
+                let avail = at + offset_of!(vfio_iommu_type1_info_dma_avail, avail);
+                limits.mappings_available = Some(argument.u32(avail));
+            }
+            _ => {}
+        }
+    }
+    Ok(limits)
+}
+
+fn iova_ranges(argument: &Argument, at: usize) -> Vec<RangeInclusive<u64>> {
+    let nr = at + offset_of!(vfio_iommu_type1_info_cap_iova_range, nr_iovas);
+    let first = at + size_of::<vfio_iommu_type1_info_cap_iova_range>();
+    let size = size_of::<vfio_iova_range>();
+    (0..argument.u32(nr) as usize)
+        .map(|n| first + n * size)
+        .take_while(|range| range + size <= argument.0.len())
+        .map(|range| {
+            let start = argument.u64(range + offset_of!(vfio_iova_range, start));
+            start..=argument.u64(range + offset_of!(vfio_iova_range, end))
+        })
+        .collect()
+}
+
+/// Maps `host` at `iova` for reading and writing.
+pub(super) fn map_dma(container: BorrowedFd<'_>, iova: u64, host: &HostRange) -> io::Result<()> {
+    let mut argument = Argument::new(size_of::<vfio_iommu_type1_dma_map>())?;
+    argument.put_u32(
+        offset_of!(vfio_iommu_type1_dma_map, flags),
+        VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
+    );
+    let address = offset_of!(vfio_iommu_type1_dma_map, vaddr);
+    argument.put_u64(address, host.address() as u64);
+    argument.put_u64(offset_of!(vfio_iommu_type1_dma_map, iova), iova);
+    argument.put_u64(
+        offset_of!(vfio_iommu_type1_dma_map, size),
+        host.len() as u64,
+    );
+    argument.call(container, Request::IommuMapDma)
+}
+
+/// Unmaps `len` bytes from `iova`; exactly what one [`map_dma`] mapped.
+pub(super) fn unmap_dma(container: BorrowedFd<'_>, iova: u64, len: u64) -> io::Result<()> {
+    let size = offset_of!(vfio_iommu_type1_dma_unmap, size);
+    let mut argument = Argument::new(size_of::<vfio_iommu_type1_dma_unmap>())?;
+    argument.put_u64(offset_of!(vfio_iommu_type1_dma_unmap, iova), iova);
+    argument.put_u64(size, len);
+    argument.call(container, Request::IommuUnmapDma)?;
+    if argument.u64(size) == len {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENOENT))
+    }
+}
