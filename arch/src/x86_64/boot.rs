@@ -1,8 +1,26 @@
-//! Boot.
+//! What the kernel finds in memory when it is entered, and where kernel and initramfs go (Linux
+//! Documentation/arch/x86/boot.rst).
+
+mod linux64;
+mod memory_map;
+mod placement;
+mod pvh;
+
 use linux_loader::bootparam::setup_header;
 use thiserror::Error;
 
+pub use self::linux64::linux64_blobs;
+pub use self::memory_map::{E820_RAM, E820_RESERVED, e820};
+pub use self::placement::{initramfs_address, kernel_end, kernel_load_address};
+pub use self::pvh::pvh_blobs;
+use super::layout;
 use crate::platform::{MemoryRange, PlatformDescription};
+
+/// The 64-bit entry of a bzImage lies this far behind its load address.
+pub const BZIMAGE_ENTRY_OFFSET: u64 = 0x200;
+
+/// Longest command line, without its NUL, of a kernel that doesn't say (`COMMAND_LINE_SIZE`).
+const CMDLINE_DEFAULT_LEN: usize = 2047;
 
 /// Bytes that have to be in guest memory before the first instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,58 +49,99 @@ pub struct BootInput<'a> {
 /// Why a guest can't be booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BootError {
-    /// x
-    #[error("x")]
-    X,
+    /// The kernel would cut the command line off.
+    #[error(
+        "the kernel command line has {len} bytes, but this kernel takes at most {max}; shorten it"
+    )]
+    CommandLineTooLong {
+        /// Length in bytes.
+        len: usize,
+        /// What the kernel takes.
+        max: usize,
+    },
+    /// A NUL would end the command line early.
+    #[error("the kernel command line contains a NUL byte at offset {offset}; remove it")]
+    CommandLineNul {
+        /// Where the NUL is.
+        offset: usize,
+    },
+    /// The kernel is too old for, or not built for, 64-bit entry.
+    #[error(
+        "the kernel has no 64-bit entry (boot protocol {}.{:02}, needs 2.12 and a 64-bit kernel); use an x86_64 kernel \
+         of version 3.8 or later",
+        version >> 8, version & 0xFF
+    )]
+    No64BitEntry {
+        /// Boot protocol version, major in the high byte.
+        version: u16,
+    },
+    /// The kernel doesn't fit behind its load address.
+    #[error(
+        "the kernel needs {} MiB of RAM from {address:#x}, but {} MiB are there; give the guest more memory",
+        needed.div_ceil(MIB), available / MIB
+    )]
+    KernelDoesNotFit {
+        /// Where the kernel would go.
+        address: u64,
+        /// Bytes it needs to unpack itself.
+        needed: u64,
+        /// Bytes of RAM there.
+        available: u64,
+    },
+    /// No room for the initramfs between the kernel and the highest address the kernel takes it from.
+    #[error(
+        "the initramfs needs {} MiB of RAM above the kernel and below {limit:#x}, but {} MiB are free there; give the \
+         guest more memory or use a smaller initramfs",
+        needed.div_ceil(MIB), available / MIB
+    )]
+    InitramfsDoesNotFit {
+        /// Length of the initramfs.
+        needed: u64,
+        /// Largest free range.
+        available: u64,
+        /// First address it may not use.
+        limit: u64,
+    },
+    /// Guest RAM is too fragmented for the boot protocol.
+    #[error(
+        "the guest's memory map has {entries} entries, but the boot protocol holds at most {max}"
+    )]
+    MemoryMapTooLong {
+        /// Entries needed.
+        entries: usize,
+        /// Entries there's room for.
+        max: usize,
+    },
 }
 
-/// x
-///
-/// # Errors
-/// x
-pub fn linux64_blobs(input: &BootInput) -> Result<Vec<GuestBlob>, BootError> {
-    let _ = input;
-    todo!()
+const MIB: u64 = 1 << 20;
+
+/// The command line as it lies in memory, checked against `max` bytes without the NUL.
+fn cmdline_blob(cmdline: &str, max: usize) -> Result<GuestBlob, BootError> {
+    if let Some(offset) = cmdline.bytes().position(|byte| byte == 0) {
+        return Err(BootError::CommandLineNul { offset });
+    }
+    let room = usize::try_from(layout::CMDLINE_MAX - 1).unwrap_or(usize::MAX);
+    let max = max.min(room);
+    if cmdline.len() > max {
+        return Err(BootError::CommandLineTooLong {
+            len: cmdline.len(),
+            max,
+        });
+    }
+    let mut bytes = cmdline.as_bytes().to_vec();
+    bytes.push(0);
+    Ok(GuestBlob {
+        address: layout::CMDLINE_ADDRESS,
+        bytes,
+    })
 }
 
-/// x
-///
-/// # Errors
-/// x
-pub fn pvh_blobs(input: &BootInput) -> Result<Vec<GuestBlob>, BootError> {
-    let _ = input;
-    todo!()
+/// The low and high half of an address, which the boot protocol keeps in two places.
+fn halves(value: u64) -> (u32, u32) {
+    let low = value & 0xFFFF_FFFF;
+    (low as u32, (value >> 32) as u32)
 }
 
-/// The memory map: start, length, e820 type.
-#[must_use]
-pub fn e820(platform: &PlatformDescription) -> Vec<(u64, u64, u32)> {
-    let _ = platform;
-    todo!()
-}
-
-/// x
-///
-/// # Errors
-/// x
-pub fn initramfs_address(
-    platform: &PlatformDescription,
-    header: Option<&setup_header>,
-    kernel_end: u64,
-    len: u64,
-) -> Result<u64, BootError> {
-    let _ = (platform, header, kernel_end, len);
-    todo!()
-}
-
-/// Where the protected-mode part of a kernel goes.
-///
-/// # Errors
-/// x
-pub fn kernel_load_address(
-    platform: &PlatformDescription,
-    header: Option<&setup_header>,
-) -> Result<u64, BootError> {
-    let _ = (platform, header);
-    todo!()
-}
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,8 @@ pub const CMDLINE_ADDRESS: u64 = 0x2_0000;
 pub const CMDLINE_MAX: u64 = 64 * KIB;
 /// End of conventional memory; the traditional home of the EBDA, which Ferry leaves unused.
 pub const EBDA_ADDRESS: u64 = 0x9_FC00;
+/// Legacy VGA frame buffer; conventional memory can't reach further.
+pub const VGA_ADDRESS: u64 = 0xA_0000;
 /// RSDP and ACPI tables, inside the area old kernels search for the RSDP.
 pub const ACPI_ADDRESS: u64 = 0xE_0000;
 /// First address behind the ACPI area.
