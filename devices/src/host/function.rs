@@ -1,5 +1,6 @@
 //! One PCI function of the host.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
@@ -24,6 +25,41 @@ pub struct HostFunction {
     pub driver: Option<String>,
     /// Number of its IOMMU group; `None` when no IOMMU translates it.
     pub group: Option<u32>,
+}
+
+impl HostFunction {
+    /// What the class code says it is (PCI Code and ID Assignment Specification, section 1).
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.class >> 8 {
+            0x0106 => "SATA controller",
+            0x0108 => "NVMe controller",
+            0x0200 => "Ethernet controller",
+            0x0280 => "network controller",
+            0x0300 => "VGA controller",
+            0x0302 => "3D controller",
+            0x0403 => "audio device",
+            0x0601 => "ISA bridge",
+            0x0604 => "PCI bridge",
+            0x0c03 => "USB controller",
+            0x0c05 => "SMBus controller",
+            0x1200 => "accelerator",
+            _ => "PCI device",
+        }
+    }
+}
+
+/// `Ethernet controller 0000:01:00.0 [8086:10c9]`.
+impl fmt::Display for HostFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            sbdf,
+            vendor,
+            device,
+            ..
+        } = self;
+        write!(f, "{} {sbdf} [{vendor:04x}:{device:04x}]", self.kind())
+    }
 }
 
 /// Directory of a function below the root.
@@ -149,5 +185,55 @@ impl HostRoot {
                 text,
                 expected: "a hexadecimal number",
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::host::saved::{NIC, ROOT_PORT, SavedHost, sbdf};
+
+    #[test]
+    fn function_is_read_from_sysfs() {
+        let host = SavedHost::intel();
+        let function = host.root().function(sbdf(NIC.0)).unwrap();
+        assert_eq!(function.vendor, 0x8086);
+        assert_eq!(function.device, 0x10c9);
+        assert_eq!(function.class, 0x02_0000);
+        assert_eq!(function.driver.as_deref(), Some("vfio-pci"));
+        assert_eq!(function.group, Some(16));
+        assert!(function.on_vfio());
+    }
+
+    #[test]
+    fn functions_are_in_order_and_wide_domains_are_skipped() {
+        let host = SavedHost::intel();
+        host.function(("10000:e1:00.0", "144d:a80a", "0x010802"), None, None);
+        let functions = host.root().functions().unwrap();
+        let sbdfs: Vec<_> = functions.iter().map(|f| f.sbdf.to_string()).collect();
+        assert_eq!(
+            sbdfs,
+            [
+                "0000:00:01.0",
+                "0000:01:00.0",
+                "0000:01:00.1",
+                "0000:03:00.0"
+            ]
+        );
+    }
+
+    #[test]
+    fn header_type_is_without_the_multi_function_bit() {
+        let root = SavedHost::intel();
+        assert_eq!(root.root().header_type(sbdf(ROOT_PORT.0)).unwrap(), 1);
+        assert_eq!(root.root().header_type(sbdf(NIC.0)).unwrap(), 0);
+    }
+
+    #[test]
+    fn reset_methods_keep_the_kernels_order() {
+        let host = SavedHost::intel();
+        assert!(host.root().reset_methods(sbdf(NIC.0)).unwrap().is_empty());
+        host.file("sys/bus/pci/devices/0000:03:00.0/reset_method", "flr bus\n");
+        let methods = host.root().reset_methods(sbdf(NIC.0)).unwrap();
+        assert_eq!(methods, ["flr", "bus"]);
     }
 }

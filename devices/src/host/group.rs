@@ -110,3 +110,56 @@ fn reserved_region(line: &str) -> Option<ReservedRegion> {
         kind: ReservedRegionType::from_sysfs(fields.next()?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ReservedRegion, ReservedRegionType};
+    use crate::host::HostError;
+    use crate::host::saved::SavedHost;
+
+    #[test]
+    fn group_lists_its_members_in_order() {
+        let group = SavedHost::intel().root().group(14).unwrap();
+        let members: Vec<_> = group.members.iter().map(|m| m.sbdf.to_string()).collect();
+        assert_eq!(members, ["0000:00:01.0", "0000:01:00.0", "0000:01:00.1"]);
+        let error = SavedHost::intel().root().group(99).unwrap_err();
+        assert!(matches!(error, HostError::NoSuchGroup { group: 99 }));
+    }
+
+    #[test]
+    fn reserved_regions_keep_their_type() {
+        let host = SavedHost::intel();
+        let file = "sys/kernel/iommu_groups/16/reserved_regions";
+        host.file(
+            file,
+            "0x0000000000000000 0x0000000000ffffff direct-relaxable\n\
+             0x00000000fee00000 0x00000000feefffff msi\n\
+             0x000000fd00000000 0x000000ffffffffff reserved\n\
+             0x0000000100000000 0x0000000100000fff tomorrow\n",
+        );
+        let regions = host.root().reserved_regions(16).unwrap();
+        let kinds: Vec<_> = regions.iter().map(|region| region.kind).collect();
+        assert_eq!(
+            kinds,
+            [
+                ReservedRegionType::DirectRelaxable,
+                ReservedRegionType::Msi,
+                ReservedRegionType::Reserved,
+                ReservedRegionType::Other
+            ]
+        );
+        assert_eq!(
+            regions.get(1),
+            Some(&ReservedRegion {
+                start: 0xfee0_0000,
+                end: 0xfeef_ffff,
+                kind: ReservedRegionType::Msi
+            })
+        );
+        host.file(file, "0xfee00000 msi\n");
+        assert!(matches!(
+            host.root().reserved_regions(16),
+            Err(HostError::Malformed { .. })
+        ));
+    }
+}

@@ -41,6 +41,43 @@ pub struct NodeAccess {
     pub verdict: Verdict,
 }
 
+impl NodeAccess {
+    /// How to join the node's group, where that would do; never root's.
+    pub(super) fn join_remedy(&self) -> Option<String> {
+        let joinable = self.mode & 0o060 == 0o060 && self.group != "root";
+        joinable.then(|| {
+            format!(
+                "sudo usermod -aG {} $USER, then log out and in again",
+                self.group
+            )
+        })
+    }
+
+    /// Why it can't be opened.
+    pub(super) fn reason(&self) -> String {
+        let Self {
+            owner,
+            group,
+            mode,
+            verdict,
+        } = self;
+        let rights = format!("owner {owner}, group {group}, mode {mode:04o}");
+        match verdict {
+            Verdict::DeniedByPolicy => {
+                format!("a device cgroup or a security module forbids it, not its mode ({rights})")
+            }
+            Verdict::Granted | Verdict::DeniedByMode => {
+                format!("{rights}: that leaves this user out")
+            }
+        }
+    }
+
+    /// What to do where the device cgroup keeps a process out.
+    pub(super) fn policy_remedy(&self, node: &str) -> String {
+        format!("allow it: DeviceAllow={node} rw (systemd unit), --device {node} (docker, podman)")
+    }
+}
+
 /// The limits of a process that the kernel will hold against it; a trait so that tests state them.
 pub trait ProcessLimits {
     /// RLIMIT_MEMLOCK.
@@ -125,4 +162,49 @@ fn name_of(table: &str, id: u32) -> Option<String> {
         let name = fields.next()?;
         (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn cap_ipc_lock_is_bit_14_of_capeff() {
+        assert!(holds_ipc_lock(
+            "Name:\tx\nCapPrm:\t0\nCapEff:\t0000000000004000\n"
+        ));
+        assert!(!holds_ipc_lock("CapEff:\t00000000ffffbfff\n"));
+        assert!(!holds_ipc_lock(""));
+    }
+
+    #[test]
+    fn root_of_a_user_namespace_is_not_exempt() {
+        assert!(is_initial_namespace("         0          0 4294967295\n"));
+        assert!(!is_initial_namespace("         0       1000          1\n"));
+        assert!(!is_initial_namespace(""));
+    }
+
+    #[test]
+    fn names_come_from_the_third_field() {
+        let table = "root:x:0:\nkvm:x:104:alice\n";
+        assert_eq!(name_of(table, 104).as_deref(), Some("kvm"));
+        assert_eq!(name_of(table, 1), None);
+    }
+
+    #[test]
+    fn kernel_is_asked_about_nodes() {
+        let process = CurrentProcess;
+        let null = process.access(Path::new("/dev/null")).unwrap().unwrap();
+        assert_eq!(null.verdict, Verdict::Granted);
+        assert_eq!(null.owner, "root");
+        assert_eq!(process.access(Path::new("/dev/no-such")).unwrap(), None);
+        let limit = process.memlock();
+        assert!(
+            limit
+                .hard
+                .is_none_or(|hard| limit.soft.is_some_and(|soft| soft <= hard))
+        );
+    }
 }

@@ -8,16 +8,35 @@
 //! Sources: Documentation/ABI/testing/sysfs-bus-pci, sysfs-kernel-iommu_groups and
 //! Documentation/driver-api/vfio.rst of Linux 6.12.
 
+mod binding;
+mod cpu;
 mod function;
 mod group;
+mod holder;
+mod interrupts;
+mod iommu;
+mod kvm;
 mod limits;
+mod memlock;
 mod preflight;
 mod problem;
+mod remapping;
 mod root;
+#[cfg(test)]
+mod saved;
+mod vfio_node;
 
+pub use binding::BindingObstacle;
+pub use cpu::CpuVendor;
 pub use function::HostFunction;
 pub use group::{IommuGroup, ReservedRegion, ReservedRegionType};
+pub use holder::{Holder, explain_busy};
+pub use interrupts::{DeviceInterrupt, DeviceInterruptType, device_interrupts};
+pub use iommu::IommuObstacle;
+pub use kvm::KvmObstacle;
 pub use limits::{CurrentProcess, Memlock, NodeAccess, ProcessLimits, Verdict};
-pub use preflight::{RunRequirements, preflight};
+pub use memlock::MemlockObstacle;
+pub use preflight::{Obstacle, RunRequirements, obstacles, preflight};
 pub use problem::Problem;
+pub use remapping::{InterruptRemapping, RemappingObstacle, RemappingOff, explain_eperm_on_attach};
 pub use root::{HostError, HostRoot};
