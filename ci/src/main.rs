@@ -1,3 +1,7 @@
 //! `cargo ci …`: the one entry for every chore of the Ferry project.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ci::cli::run()
+}

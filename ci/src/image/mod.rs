@@ -1,0 +1,172 @@
+//! Boot images: the initramfs of L1, kernels and initramfs images of L2 guests.
+//!
+//! All of them lie in one folder, `images/current` in the cache, under names that never change.
+
+mod archive;
+mod bzimage;
+mod modules;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+pub use archive::Archive;
+use bzimage::Compression;
+use modules::ModuleIndex;
+
+use crate::cache::{Cache, CacheLock, fingerprint};
+use crate::program::Tree;
+use crate::provision::Provision;
+use crate::workspace::Workspace;
+
+/// Changed whenever images are built differently from the same inputs.
+const LAYOUT: u32 = 1;
+
+/// What L1 needs to reach its shared root file system; everything else it loads from there.
+const LAB_MODULES: &[&str] = &["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"];
+
+/// Drivers for whatever Ferry hands or shows to a guest.
+const GUEST_MODULES: &[&str] = &[
+    "igb",
+    "igbvf",
+    "e1000",
+    "e1000e",
+    "8139cp",
+    "8139too",
+    "nvme",
+    "xhci_pci",
+    "uio_pci_generic",
+    "virtio_pci",
+    "virtio_net",
+    "virtio_blk",
+    "virtio_console",
+    "virtio_rng",
+    "vmw_vsock_virtio_transport",
+];
+
+const BUSYBOX: &str = "usr/bin/busybox";
+
+/// The folder of images. Every path exists.
+#[derive(Debug, Clone)]
+pub struct Images {
+    dir: PathBuf,
+}
+
+impl Images {
+    /// The initramfs of L1.
+    pub fn lab_initramfs(&self) -> PathBuf {
+        self.dir.join("lab.cpio")
+    }
+
+    /// Kernel 6.12 as a bzImage: L1's own and the usual guest kernel.
+    pub fn kernel(&self) -> PathBuf {
+        self.dir.join("vmlinuz-6.12")
+    }
+
+    /// Kernel 6.12 as the ELF file inside the bzImage, which a PVH loader can start.
+    pub fn vmlinux(&self) -> PathBuf {
+        self.dir.join("vmlinux-6.12")
+    }
+
+    /// Kernel 6.1 as a bzImage.
+    pub fn older_kernel(&self) -> PathBuf {
+        self.dir.join("vmlinuz-6.1")
+    }
+
+    /// The guest initramfs for kernel 6.12.
+    pub fn guest_initramfs(&self) -> PathBuf {
+        self.dir.join("guest-6.12.cpio")
+    }
+
+    /// The guest initramfs for kernel 6.1.
+    pub fn older_guest_initramfs(&self) -> PathBuf {
+        self.dir.join("guest-6.1.cpio")
+    }
+
+    /// The folder they are in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The variables that tell a program in L1 where the images are.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        [
+            ("FERRY_KERNEL", self.kernel()),
+            ("FERRY_INITRAMFS", self.guest_initramfs()),
+            ("FERRY_KERNEL_6_1", self.older_kernel()),
+            ("FERRY_INITRAMFS_6_1", self.older_guest_initramfs()),
+            ("FERRY_VMLINUX", self.vmlinux()),
+        ]
+        .into_iter()
+        .map(|(name, path)| (name.to_owned(), path.display().to_string()))
+        .collect()
+    }
+}
+
+/// Builds the images whose inputs changed and points `images/current` at them.
+pub fn build(cache: &Cache, lock: &CacheLock, provision: &Provision, workspace: &Workspace) -> Result<Images> {
+    let lab_init = workspace.resource("lab/init")?;
+    let guest_init = workspace.resource("guest/init")?;
+    let trees = (provision.tree.root(), &provision.older);
+    let name = fingerprint(&(LAYOUT, trees, LAB_MODULES, GUEST_MODULES, &lab_init, &guest_init));
+    cache.folder(lock, &format!("images/{name}"), |dir| {
+        eprintln!("cargo ci: building boot images");
+        let tree = &provision.tree;
+        let newer = tree.path("boot").join(format!("vmlinuz-{}", provision.release));
+        let older = provision.older.join("boot").join(format!("vmlinuz-{}", provision.older_release));
+        fs::copy(&newer, dir.join("vmlinuz-6.12")).context("cannot copy kernel 6.12")?;
+        fs::copy(older, dir.join("vmlinuz-6.1")).context("cannot copy kernel 6.1")?;
+        extract_vmlinux(tree, &newer, &dir.join("vmlinux-6.12"))?;
+
+        let newer = ModuleIndex::open(tree.root(), &provision.release)?;
+        let older = ModuleIndex::open(&provision.older, &provision.older_release)?;
+        write_image(&dir.join("lab.cpio"), tree, &lab_init, &newer, LAB_MODULES)?;
+        write_image(&dir.join("guest-6.12.cpio"), tree, &guest_init, &newer, GUEST_MODULES)?;
+        write_image(&dir.join("guest-6.1.cpio"), tree, &guest_init, &older, GUEST_MODULES)
+    })?;
+    cache.link(lock, "images/current", &name)?;
+    Ok(Images { dir: cache.path("images/current") })
+}
+
+/// An initramfs with busybox, all its command names, an init script and kernel modules.
+fn write_image(path: &Path, tree: &Tree, init: &str, index: &ModuleIndex, modules: &[&str]) -> Result<()> {
+    let mut archive = Archive::default();
+    for folder in ["dev", "proc", "sys", "tmp", "bin"] {
+        archive.folder(folder)?;
+    }
+    archive.console()?;
+    archive.program("init", init.as_bytes())?;
+    archive.program("bin/busybox", &fs::read(tree.path(BUSYBOX))?)?;
+    let applets = Tree::check(tree.command(BUSYBOX).arg("--list"))?;
+    for applet in String::from_utf8(applets)?.lines().filter(|applet| *applet != "busybox") {
+        archive.link(&format!("bin/{applet}"), "busybox")?;
+    }
+    let folder = format!("lib/modules/{}", index.release());
+    let mut dependencies = String::new();
+    let mut loadable = Vec::new();
+    for module in index.closure(modules)? {
+        let code = index.code(tree, &module)?;
+        archive.file(&format!("{folder}/{}.ko", module.name), &code)?;
+        dependencies.push_str(&module.dependency_line());
+        loadable.push(module.name);
+    }
+    archive.file(&format!("{folder}/modules.dep"), dependencies.as_bytes())?;
+    archive.file("modules", loadable.join(" ").as_bytes())?;
+    fs::write(path, archive.finish()?).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn extract_vmlinux(tree: &Tree, bzimage: &Path, vmlinux: &Path) -> Result<()> {
+    let image = fs::read(bzimage)?;
+    let payload = bzimage::payload(&image).with_context(|| format!("{} is not a kernel", bzimage.display()))?;
+    let mut packed = tempfile::NamedTempFile::new()?;
+    packed.write_all(payload.data)?;
+    let (program, args): (_, &[&str]) = match payload.compression {
+        Compression::Gzip => ("usr/bin/gzip", &["-dc"]),
+        Compression::Xz => ("usr/bin/xz", &["-dc"]),
+        Compression::Zstd => ("usr/bin/zstd", &["-dcq"]),
+    };
+    let elf = Tree::check(tree.command(program).args(args).arg(packed.path())).context("cannot unpack the kernel")?;
+    fs::write(vmlinux, elf).with_context(|| format!("cannot write {}", vmlinux.display()))
+}

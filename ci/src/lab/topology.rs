@@ -1,0 +1,207 @@
+//! What hardware a lab machine has: a table, so that a new topology is a few lines.
+//!
+//! Slots 0x18 and above of the root bus belong to the machine's own devices (shares, serial ports), so a topology is free
+//! to use 0x01–0x17. Root ports take bus numbers in slot order.
+
+use anyhow::{Context, Result};
+
+/// A named set of devices and kernel parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    /// What a user types.
+    pub name: &'static str,
+    /// One line for the help text.
+    pub about: &'static str,
+    /// Properties of the emulated IOMMU.
+    pub iommu: &'static str,
+    /// Kernel parameters of L1.
+    pub kernel: &'static str,
+    /// The devices, in the order QEMU gets them.
+    pub parts: &'static [Part],
+    /// What a person at the prompt should know about the devices, one line each.
+    pub inventory: &'static [&'static str],
+}
+
+/// One piece of hardware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A PCIe root port that other parts name as `bus=ID`.
+    RootPort {
+        /// Its id.
+        id: &'static str,
+        /// Its slot on the root bus.
+        slot: u8,
+    },
+    /// A network card, wired to a hub with all cards of the same number.
+    Nic {
+        /// The `-device` argument without `netdev=`.
+        device: &'static str,
+        /// The hub's number.
+        hub: u8,
+    },
+    /// A disk on an empty sparse file that lasts as long as the machine.
+    Disk {
+        /// The `-device` argument without `drive=`.
+        device: &'static str,
+        /// Its size.
+        mebibytes: u32,
+    },
+    /// Any other device.
+    Device(&'static str),
+}
+
+use Part::{Device, Disk, Nic, RootPort};
+
+const IOMMU_ON: &str = "intel_iommu=on iommu=pt";
+
+const NIC_PARTS: &[Part] = &[
+    RootPort { id: "rp1", slot: 0x10 },
+    RootPort { id: "rp2", slot: 0x11 },
+    RootPort { id: "rp3", slot: 0x12 },
+    RootPort { id: "rp4", slot: 0x13 },
+    Nic { device: "igb,bus=rp1,mac=52:54:00:00:01:00", hub: 1 },
+    Nic { device: "igb,bus=rp2,mac=52:54:00:00:02:00", hub: 1 },
+    Disk { device: "nvme,bus=rp3,serial=ferry", mebibytes: 512 },
+    Device("pcie-pci-bridge,id=conventional,bus=rp4"),
+    Nic { device: "e1000,bus=conventional,addr=1,mac=52:54:00:00:05:01", hub: 2 },
+    Nic { device: "rtl8139,bus=conventional,addr=2,mac=52:54:00:00:05:02", hub: 2 },
+    // The default mask of 28 bits would keep its DMA engine out of most of a guest's memory.
+    Device("edu,addr=0x0b,dma_mask=0xffffffffff"),
+];
+
+const NIC_INVENTORY: &[&str] = &[
+    "01:00.0  igb NIC, own group, FLR, MSI-X, SR-IOV: the device to pass through",
+    "02:00.0  igb NIC, its peer on the same wire, for L1 itself",
+    "03:00.0  NVMe disk, 512 MiB",
+    "05:01.0  e1000 NIC, 05:02.0 rtl8139 NIC: one group behind a PCI bridge",
+    "00:0b.0  edu, a small device with a DMA engine",
+];
+
+/// All topologies; the first is the default.
+pub const TOPOLOGIES: &[Topology] = &[
+    Topology {
+        name: "nic",
+        about: "two igb NICs on one wire, an NVMe disk, a PCI bridge with two old NICs, edu; IOMMU on",
+        iommu: "intremap=on,aw-bits=48",
+        kernel: IOMMU_ON,
+        parts: NIC_PARTS,
+        inventory: NIC_INVENTORY,
+    },
+    Topology {
+        name: "noiommu",
+        about: "as nic, with the IOMMU turned off in the kernel: passthrough must be refused",
+        iommu: "intremap=on,aw-bits=48",
+        kernel: "intel_iommu=off",
+        parts: NIC_PARTS,
+        inventory: NIC_INVENTORY,
+    },
+    Topology {
+        name: "nointremap",
+        about: "as nic, with an IOMMU that cannot remap interrupts: passthrough is unsafe",
+        iommu: "intremap=off,aw-bits=48",
+        kernel: IOMMU_ON,
+        parts: NIC_PARTS,
+        inventory: NIC_INVENTORY,
+    },
+];
+
+/// Finds a topology by name.
+pub fn topology(name: &str) -> Result<&'static Topology> {
+    TOPOLOGIES.iter().find(|topology| topology.name == name).with_context(|| {
+        let names: Vec<_> = TOPOLOGIES.iter().map(|topology| topology.name).collect();
+        format!("there is no topology {name}; there are {}", names.join(", "))
+    })
+}
+
+impl Topology {
+    /// QEMU arguments for the devices. `disk_file` gives the file for the n-th disk.
+    pub(super) fn qemu_args(&self, mut disk_file: impl FnMut(usize) -> String) -> Vec<String> {
+        let mut args = vec!["-device".to_owned(), format!("intel-iommu,{}", self.iommu)];
+        for (index, part) in self.parts.iter().enumerate() {
+            match part {
+                RootPort { id, slot } => {
+                    args.extend(pair("-device", format!("pcie-root-port,id={id},chassis={slot},slot={slot},addr={slot:#x}")));
+                }
+                Nic { device, hub } => {
+                    args.extend(pair("-netdev", format!("hubport,id=net{index},hubid={hub}")));
+                    args.extend(pair("-device", format!("{device},netdev=net{index}")));
+                }
+                Disk { device, .. } => {
+                    let file = disk_file(index);
+                    // Losing the file is fine (it dies with the machine), waiting for the host's disk is not.
+                    args.extend(pair(
+                        "-drive",
+                        format!("if=none,id=disk{index},format=raw,cache=unsafe,discard=unmap,file={file}"),
+                    ));
+                    args.extend(pair("-device", format!("{device},drive=disk{index}")));
+                }
+                Device(device) => args.extend(pair("-device", (*device).to_owned())),
+            }
+        }
+        args
+    }
+
+    /// The disks: their place in the list of parts and their size in MiB.
+    pub(super) fn disks(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.parts.iter().enumerate().filter_map(|(index, part)| match part {
+            Disk { mebibytes, .. } => Some((index, *mebibytes)),
+            _ => None,
+        })
+    }
+}
+
+fn pair(option: &str, value: String) -> [String; 2] {
+    [option.to_owned(), value]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Topology = Topology {
+        name: "small",
+        about: "",
+        iommu: "intremap=off",
+        kernel: "",
+        parts: &[
+            RootPort { id: "rp1", slot: 0x10 },
+            Nic { device: "igb,bus=rp1", hub: 7 },
+            Disk { device: "nvme,serial=x", mebibytes: 1 },
+            Device("edu"),
+        ],
+        inventory: &[],
+    };
+
+    #[test]
+    fn parts_become_arguments_in_order() {
+        let args = SMALL.qemu_args(|index| format!("/disk-{index}"));
+        assert_eq!(
+            args.join(" "),
+            "-device intel-iommu,intremap=off \
+             -device pcie-root-port,id=rp1,chassis=16,slot=16,addr=0x10 \
+             -netdev hubport,id=net1,hubid=7 -device igb,bus=rp1,netdev=net1 \
+             -drive if=none,id=disk2,format=raw,cache=unsafe,discard=unmap,file=/disk-2 \
+             -device nvme,serial=x,drive=disk2 \
+             -device edu"
+        );
+        assert_eq!(SMALL.disks().collect::<Vec<_>>(), [(2, 1)]);
+    }
+
+    #[test]
+    fn names_are_unique_and_root_ports_stay_out_of_the_machines_slots() {
+        for (index, one) in TOPOLOGIES.iter().enumerate() {
+            assert!(TOPOLOGIES.iter().skip(index + 1).all(|other| other.name != one.name), "{}", one.name);
+            for part in one.parts {
+                if let RootPort { slot, .. } = part {
+                    assert!((1..0x18).contains(slot), "{}: slot {slot:#x}", one.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_name_lists_the_known_ones() {
+        let error = topology("nothing").unwrap_err().to_string();
+        assert!(error.contains("nic") && error.contains("noiommu"), "{error}");
+    }
+}
