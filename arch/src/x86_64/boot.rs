@@ -1,6 +1,7 @@
 //! What the kernel finds in memory when it is entered, and where kernel and initramfs go (Linux
 //! Documentation/arch/x86/boot.rst).
 
+mod header;
 mod linux64;
 mod memory_map;
 mod placement;
@@ -9,6 +10,7 @@ mod pvh;
 use linux_loader::bootparam::setup_header;
 use thiserror::Error;
 
+pub use self::header::{SETUP_HEADER_READ_LEN, read_setup_header};
 pub use self::linux64::linux64_blobs;
 pub use self::memory_map::{E820_RAM, E820_RESERVED, e820};
 pub use self::placement::{initramfs_address, kernel_end, kernel_load_address};

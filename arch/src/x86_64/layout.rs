@@ -220,7 +220,8 @@ pub fn pci_window_64(ram_end: u64, needed: u64, phys_bits: u8) -> Result<PciWind
     });
     let wanted = needed
         .saturating_add(PCI_WINDOW_64_RESERVE)
-        .next_multiple_of(GIB);
+        .checked_next_multiple_of(GIB)
+        .unwrap_or(u64::MAX);
     if let Some(roomy) = candidates.iter().find(|window| window.len >= wanted) {
         return Ok(PciWindow {
             base: roomy.base,
@@ -239,3 +240,6 @@ pub fn pci_window_64(ram_end: u64, needed: u64, phys_bits: u8) -> Result<PciWind
     }
     Ok(largest)
 }
+
+#[cfg(test)]
+mod tests;

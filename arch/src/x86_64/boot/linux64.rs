@@ -5,12 +5,11 @@ use linux_loader::bootparam::{
 };
 use vm_memory::ByteValued;
 
+use super::header::HEADER_MAGIC;
 use super::memory_map::e820;
 use super::{BootError, BootInput, CMDLINE_DEFAULT_LEN, GuestBlob, cmdline_blob, halves};
 use crate::x86_64::{layout, regs};
 
-/// `header` of every kernel since protocol 2.00, "HdrS".
-const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
 /// `boot_flag` of a boot sector.
 const BOOT_FLAG: u16 = 0xAA55;
 /// The protocol this module writes, 2.15; an ELF kernel's synthesised header claims it.
