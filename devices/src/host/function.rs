@@ -39,6 +39,7 @@ impl HostFunction {
             0x0300 => "VGA controller",
             0x0302 => "3D controller",
             0x0403 => "audio device",
+            0x0600 => "host bridge",
             0x0601 => "ISA bridge",
             0x0604 => "PCI bridge",
             0x0c03 => "USB controller",

@@ -24,8 +24,8 @@ pub enum IommuObstacle {
     Off {
         /// The function.
         sbdf: HostSbdf,
-        /// Whose IOMMU is off.
-        vendor: CpuVendor,
+        /// The ACPI table that describes it: DMAR (VT-d), IVRS (AMD-Vi) or VIOT (virtio-iommu).
+        table: &'static str,
         /// The kernel argument that turned it off, if one did.
         argument: Option<String>,
     },
@@ -65,18 +65,17 @@ pub(super) fn explain_absence(root: &HostRoot, sbdf: HostSbdf) -> Result<IommuOb
     if !units.is_empty() {
         return Ok(IommuObstacle::NotCovered { sbdf, units });
     }
-    let vendor = root.cpu_vendor();
     let tables = root.names("sys/firmware/acpi/tables")?;
     let described = ["DMAR", "IVRS", "VIOT"]
-        .iter()
-        .any(|table| tables.iter().any(|name| name == table));
-    if !described {
+        .into_iter()
+        .find(|table| tables.iter().any(|name| name == table));
+    let Some(table) = described else {
         return Ok(IommuObstacle::NoTable {
             sbdf,
-            vendor,
+            vendor: root.cpu_vendor(),
             nested: root.is_guest(),
         });
-    }
+    };
     let argument = ["intel_iommu", "amd_iommu", "iommu"]
         .iter()
         .find_map(|key| {
@@ -85,7 +84,7 @@ pub(super) fn explain_absence(root: &HostRoot, sbdf: HostSbdf) -> Result<IommuOb
         });
     Ok(IommuObstacle::Off {
         sbdf,
-        vendor,
+        table,
         argument,
     })
 }
@@ -142,8 +141,8 @@ impl IommuObstacle {
         let (why, remedy) = match self {
             Self::NoTable { vendor, nested, .. } => no_table(*vendor, *nested),
             Self::Off {
-                vendor, argument, ..
-            } => off(*vendor, argument.as_deref()),
+                table, argument, ..
+            } => off(table, argument.as_deref()),
             Self::NotCovered { sbdf, units } => (
                 format!(
                     "the kernel drives {}, but gave {sbdf} no group",
@@ -175,33 +174,26 @@ impl IommuObstacle {
 }
 
 fn no_table(vendor: CpuVendor, nested: bool) -> (String, String) {
-    let (table, setting) = match vendor {
-        CpuVendor::Intel => (
-            "DMAR",
-            "turn VT-d on in the firmware setup, then power-cycle",
-        ),
-        CpuVendor::Amd => (
-            "IVRS",
-            "turn IOMMU (AMD-Vi) on in the firmware setup, then power-cycle",
-        ),
-        CpuVendor::Other => (
-            "DMAR or IVRS",
-            "turn the IOMMU on in the firmware setup, then power-cycle",
-        ),
-    };
-    let why = format!("there is no {table} table in /sys/firmware/acpi/tables");
     if nested {
         return (
-            format!("this host is a virtual machine without an IOMMU: {why}"),
+            "this host is a virtual machine that was given none".to_owned(),
             "give it one (QEMU: -machine q35,kernel-irqchip=split -device \
              intel-iommu,intremap=on,caching-mode=on)"
                 .to_owned(),
         );
     }
-    (why, setting.to_owned())
+    let (table, name) = match vendor {
+        CpuVendor::Intel => ("DMAR", "VT-d"),
+        CpuVendor::Amd => ("IVRS", "IOMMU (AMD-Vi)"),
+        CpuVendor::Other => ("DMAR or IVRS", "the IOMMU"),
+    };
+    (
+        format!("there is no {table} table in /sys/firmware/acpi/tables"),
+        format!("turn {name} on in the firmware setup, then power-cycle"),
+    )
 }
 
-fn off(vendor: CpuVendor, argument: Option<&str>) -> (String, String) {
+fn off(table: &str, argument: Option<&str>) -> (String, String) {
     if let Some(argument) = argument {
         return (
             format!("the kernel was started with {argument}"),
@@ -210,14 +202,14 @@ fn off(vendor: CpuVendor, argument: Option<&str>) -> (String, String) {
             ),
         );
     }
-    match vendor {
-        CpuVendor::Amd => (
-            "the firmware has an IVRS table, but /sys/class/iommu is empty".to_owned(),
-            "see why AMD-Vi did not start: sudo dmesg | grep -i amd-vi".to_owned(),
-        ),
-        CpuVendor::Intel | CpuVendor::Other => (
+    match table {
+        "DMAR" => (
             "the firmware has a DMAR table, but the kernel was not told to use it".to_owned(),
             kernel_argument_command("intel_iommu=on"),
+        ),
+        _ => (
+            format!("the firmware has an {table} table, but /sys/class/iommu is empty"),
+            "see why it did not start: sudo dmesg | grep -iE 'amd-vi|iommu'".to_owned(),
         ),
     }
 }
@@ -284,7 +276,10 @@ mod tests {
         );
         host.file("proc/cmdline", "quiet\n");
         let text = problem(&host);
-        assert!(text.contains("sudo dmesg | grep -i amd-vi"), "{text}");
+        assert!(
+            text.contains("the firmware has an IVRS table, but /sys/class/iommu is empty"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -148,12 +148,25 @@ impl Walk<'_> {
             return;
         }
         let Some(group) = function.group else {
-            let absence = iommu::explain_absence(self.root, sbdf);
-            self.keep(absence.map(Some));
+            self.without_group(sbdf);
             return;
         };
         let bound_elsewhere = self.keep(bound);
         self.group(&function, group, bound_elsewhere);
+    }
+
+    /// An IOMMU that is missing or off is told once, not for each device.
+    fn without_group(&mut self, sbdf: HostSbdf) {
+        let told = self.found.iter().any(|obstacle| {
+            matches!(
+                obstacle,
+                Obstacle::Iommu(IommuObstacle::NoTable { .. } | IommuObstacle::Off { .. })
+            )
+        });
+        if !told {
+            let absence = iommu::explain_absence(self.root, sbdf);
+            self.keep(absence.map(Some));
+        }
     }
 
     fn group(&mut self, function: &HostFunction, group: u32, bound_elsewhere: bool) {
@@ -248,6 +261,15 @@ mod tests {
             text.contains("it holds 'banana', not a hexadecimal number"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn missing_iommu_is_told_once_for_all_devices() {
+        let host = SavedHost::intel_without_iommu();
+        host.function(NIC, Some("igb"), None);
+        host.function(GPU, None, None);
+        let problems = host.problems(&[NIC.0, GPU.0], &FakeLimits::generous());
+        assert_eq!(problems.len(), 1, "{problems:#?}");
     }
 
     #[test]

@@ -5,13 +5,13 @@
 //! has no attribute that says so, but these follow from its source, 6.1 to 6.12, on x86:
 //!
 //! * With remapping on, the IO-APIC's interrupts go through it and its chip is called `IR-IO-APIC`
-//!   (arch/x86/kernel/apic/io_apic.c); with it off, `IO-APIC`. Both drivers turn remapping on for
-//!   all or for none, and off if one IO-APIC lies outside it (`parse_ioapics_under_ir` of VT-d,
-//!   `check_ioapic_information` of AMD-Vi): one IO-APIC line decides.
+//!   (arch/x86/kernel/apic/io_apic.c); with it off, `IO-APIC`. Both drivers turn remapping on for all
+//!   devices or for none. VT-d leaves it off if one IO-APIC lies outside (`parse_ioapics_under_ir`),
+//!   AMD-Vi if the southbridge's does (`check_ioapic_information`), which is the one that carries the
+//!   ISA interrupts: the chip of one of those decides.
 //! * `intremap=off` or `nointremap` on the command line turns it off.
 //! * One VT-d unit whose Extended Capability Register lacks bit 3 (IR) turns it off for all.
 
-use super::cpu::CpuVendor;
 use super::group::ReservedRegionType;
 use super::iommu::IommuObstacle;
 use super::problem::Problem;
@@ -48,8 +48,8 @@ pub struct RemappingObstacle {
     pub sbdf: HostSbdf,
     /// The sign of it; `None` when only the kernel's EPERM says so.
     pub off: Option<RemappingOff>,
-    /// Whose IOMMU it is.
-    pub vendor: CpuVendor,
+    /// Whether it is AMD-Vi rather than VT-d.
+    pub amd_vi: bool,
 }
 
 impl HostRoot {
@@ -58,8 +58,8 @@ impl HostRoot {
     /// # Errors
     /// When a directory of sysfs can't be listed.
     pub fn interrupt_remapping(&self) -> Result<InterruptRemapping, HostError> {
-        let chip = self.io_apic_chip();
-        if chip.as_deref().is_some_and(is_remapped) {
+        let io_apic = self.io_apic_is_remapped();
+        if io_apic == Some(true) {
             return Ok(InterruptRemapping::On);
         }
         if let Some(argument) = self.remapping_argument() {
@@ -68,7 +68,7 @@ impl HostRoot {
         if let Some(unit) = self.unit_without_remapping()? {
             return Ok(InterruptRemapping::Off(RemappingOff::Unsupported(unit)));
         }
-        Ok(match chip {
+        Ok(match io_apic {
             Some(_) => InterruptRemapping::Off(RemappingOff::IoApic),
             None => InterruptRemapping::Unknown,
         })
@@ -80,19 +80,25 @@ impl HostRoot {
         matches!(self.text_or_empty(parameter).as_str(), "Y" | "1")
     }
 
-    /// Chip name of some IO-APIC interrupt. The sixteen ISA interrupts are on it on every PC;
-    /// `/proc/interrupts`, megabytes on a large host, is read only where there are none.
-    fn io_apic_chip(&self) -> Option<String> {
-        let is_io_apic = |chip: &String| chip.ends_with("IO-APIC");
-        (0..16)
+    /// Whether the IO-APIC's interrupts are remapped; `None` when there is no such interrupt. The
+    /// sixteen ISA interrupts are on it on every PC; `/proc/interrupts`, megabytes on a large host, is
+    /// read only where there are none.
+    fn io_apic_is_remapped(&self) -> Option<bool> {
+        let isa = (0..16)
             .map(|irq| self.text_or_empty(format!("sys/kernel/irq/{irq}/chip_name")))
-            .find(is_io_apic)
-            .or_else(|| {
-                self.text_or_empty("proc/interrupts")
-                    .split_whitespace()
-                    .map(str::to_owned)
-                    .find(is_io_apic)
-            })
+            .find_map(|chip| is_remapped(&chip));
+        isa.or_else(|| {
+            let interrupts = self.text_or_empty("proc/interrupts");
+            let chips = interrupts.split_whitespace().filter_map(is_remapped);
+            // One on a bus of its own may lie outside on AMD: any inside decides.
+            chips.reduce(|one, other| one || other)
+        })
+    }
+
+    /// The CPU's vendor doesn't say: an emulated AMD CPU may stand behind an emulated VT-d.
+    fn has_amd_vi(&self) -> bool {
+        let units = self.names("sys/class/iommu").unwrap_or_default();
+        units.iter().any(|unit| unit.starts_with("ivhd"))
     }
 
     fn remapping_argument(&self) -> Option<String> {
@@ -119,8 +125,13 @@ impl HostRoot {
     }
 }
 
-fn is_remapped(chip: &str) -> bool {
-    chip.starts_with("IR-")
+/// Of an IO-APIC's chip name, whether it stands behind remapping.
+fn is_remapped(chip: &str) -> Option<bool> {
+    match chip {
+        "IR-IO-APIC" => Some(true),
+        "IO-APIC" => Some(false),
+        _ => None,
+    }
 }
 
 /// Whether VFIO is certain to refuse `sbdf`; doubt is left to the kernel and [`explain_eperm_on_attach`].
@@ -135,7 +146,7 @@ pub(super) fn check(
         InterruptRemapping::Off(off) => Some(RemappingObstacle {
             sbdf,
             off: Some(off),
-            vendor: root.cpu_vendor(),
+            amd_vi: root.has_amd_vi(),
         }),
         InterruptRemapping::On | InterruptRemapping::Unknown => None,
     })
@@ -169,7 +180,7 @@ pub fn explain_eperm_on_attach(root: &HostRoot, sbdf: HostSbdf, group: u32) -> P
                 Ok(InterruptRemapping::Off(off)) => Some(off),
                 _ => None,
             },
-            vendor: root.cpu_vendor(),
+            amd_vi: root.has_amd_vi(),
         }
         .problem(),
     }
@@ -192,14 +203,14 @@ impl RemappingObstacle {
             }
             None => "VFIO_SET_IOMMU returned EPERM".to_owned(),
         };
-        let remedy = match (&self.off, self.vendor) {
+        let remedy = match (&self.off, self.amd_vi) {
             (Some(RemappingOff::Argument(argument)), _) => format!(
                 "sudo sed -i 's/ *{argument}//' /etc/default/grub && sudo update-grub && sudo reboot"
             ),
-            (_, CpuVendor::Amd) => "see why AMD-Vi left it off: sudo dmesg | grep -iE \
+            (_, true) => "see why AMD-Vi left it off: sudo dmesg | grep -iE \
                                     'amd-vi|remapping'; update the firmware"
                 .to_owned(),
-            (_, CpuVendor::Intel | CpuVendor::Other) => {
+            (_, false) => {
                 "turn VT-d interrupt remapping or x2APIC on in the firmware setup (QEMU: -device \
                  intel-iommu,intremap=on)"
                     .to_owned()
@@ -279,7 +290,8 @@ mod tests {
             host.root().interrupt_remapping().unwrap(),
             InterruptRemapping::Off(RemappingOff::IoApic)
         );
-        host.file("proc/interrupts", row("IR-IO-APIC"));
+        let both = row("IO-APIC") + &row("IR-IO-APIC") + &row("IO-APIC");
+        host.file("proc/interrupts", both);
         assert_eq!(
             host.root().interrupt_remapping().unwrap(),
             InterruptRemapping::On
