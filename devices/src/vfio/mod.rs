@@ -3,12 +3,19 @@
 //! [`OpenedDevice::open`] gets the device, [`VfioProbe::read`] reads everything about it,
 //! [`PassthroughPlan::new`] decides everything, [`VfioPciDevice::realise`] does it.
 
+mod bar;
+mod config;
 mod container;
+mod failures;
 mod function;
+mod host;
+mod irq;
 mod plan;
 mod probe;
+mod state;
 mod sys;
 
+pub use bar::BarError;
 pub use container::{ContainerError, DmaLimits, VfioContext};
 pub use function::VfioPciDevice;
 pub use plan::{PassthroughPlan, PassthroughSpec, PlanError};

@@ -1,7 +1,13 @@
 //! What a guest gets of a device: decided once, from plain data.
 
+use super::bar::{self, BarError, BarPlan, TrappedRange};
+use super::config::{ConfigPlan, ConfigWishes};
 use super::probe::VfioProbe;
-use crate::pci::{GuestBdf, HostSbdf};
+use crate::pci::header::{self, HeaderType};
+use crate::pci::{BarIndex, GuestBdf, HostSbdf};
+use vfio_bindings::bindings::vfio::{
+    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+};
 
 /// What the user asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +20,7 @@ pub struct PassthroughSpec {
     pub guest: GuestBdf,
     /// The guest's slot holds further functions.
     pub multifunction: bool,
-    /// The GSI that the slot's INTx pin is wired to; `None` leaves INTx out.
+    /// The GSI that INTA# of the slot is wired to; `None` leaves INTx out.
     pub intx_gsi: Option<u32>,
     /// The host's page size in bytes.
     pub page_size: u64,
@@ -31,6 +37,32 @@ pub enum PlanError {
         /// The spec's.
         wanted: HostSbdf,
     },
+    /// Configuration space reads as ones or is cut short: the device is gone or powered off.
+    #[error("{0} doesn't answer: its configuration space reads as ones")]
+    Absent(HostSbdf),
+    /// A bridge.
+    #[error("{sbdf} is a bridge (header type {header_type:#x}), only endpoints can be assigned")]
+    NotEndpoint {
+        /// Which device.
+        sbdf: HostSbdf,
+        /// Its Header Type without the multi-function bit.
+        header_type: u8,
+    },
+    /// No page has this size.
+    #[error("{0:#x} is no page size")]
+    PageSize(u64),
+    /// A BAR can't be shown.
+    #[error(transparent)]
+    Bar(#[from] BarError),
+}
+
+/// How the device may interrupt the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InterruptPlan {
+    /// The GSI of INTA#, if the device has INTx and it is wired.
+    pub(super) intx_gsi: Option<u32>,
+    /// MSI-X vectors can be added while MSI-X is enabled on the host.
+    pub(super) msix_resizable: bool,
 }
 
 /// What a guest gets of a device.
@@ -38,7 +70,16 @@ pub enum PlanError {
 pub struct PassthroughPlan {
     pub(super) name: String,
     pub(super) sbdf: HostSbdf,
+    pub(super) guest: GuestBdf,
+    pub(super) bars: Vec<BarPlan>,
+    pub(super) config: ConfigPlan,
+    pub(super) interrupts: InterruptPlan,
+    /// `VFIO_DEVICE_RESET` works.
+    pub(super) resettable: bool,
 }
+
+/// The smallest page that VFIO and KVM map.
+const SMALLEST_PAGE: u64 = 4096;
 
 impl PassthroughPlan {
     /// Decides what the guest gets of the device that `probe` describes.
@@ -46,21 +87,132 @@ impl PassthroughPlan {
     /// # Errors
     /// [`PlanError`].
     pub fn new(probe: &VfioProbe, spec: &PassthroughSpec) -> Result<Self, PlanError> {
-        if probe.sbdf != spec.sbdf {
-            return Err(PlanError::OtherDevice {
-                probed: probe.sbdf,
-                wanted: spec.sbdf,
-            });
-        }
+        check(probe, spec)?;
+        let pin = probe.config.get(usize::from(header::INTERRUPT_PIN));
+        let intx_gsi = spec.intx_gsi.filter(|_| {
+            probe.irq(VFIO_PCI_INTX_IRQ_INDEX).is_some() && pin.is_some_and(|pin| *pin != 0)
+        });
+        let file_offset = probe
+            .region(VFIO_PCI_CONFIG_REGION_INDEX)
+            .ok_or(PlanError::Absent(probe.sbdf))?
+            .file_offset;
+        let wishes = ConfigWishes {
+            multifunction: spec.multifunction,
+            intx: intx_gsi.is_some(),
+        };
+        let config = ConfigPlan::new(probe, file_offset, wishes);
+        let trapped = trapped_ranges(&config);
         Ok(Self {
             name: spec.name.clone(),
             sbdf: spec.sbdf,
+            guest: spec.guest,
+            bars: bar::plan_bars(probe, &trapped, spec.page_size)?,
+            config,
+            interrupts: InterruptPlan {
+                intx_gsi,
+                msix_resizable: probe
+                    .irq(VFIO_PCI_MSIX_IRQ_INDEX)
+                    .is_some_and(|irq| irq.resizable()),
+            },
+            resettable: probe.resettable(),
         })
     }
 
     /// The plan in words, a line each.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
-        vec![format!("{} is {}", self.name, self.sbdf)]
+        let mut lines = vec![format!(
+            "{}: host {} is guest {}",
+            self.name, self.sbdf, self.guest
+        )];
+        lines.extend(self.bars.iter().map(ToString::to_string));
+        lines.push(self.describe_interrupts());
+        lines.extend(self.config.rows.iter().map(ToString::to_string));
+        if !self.config.hidden.is_empty() {
+            lines.push(format!("hidden: {}", self.config.hidden.join(", ")));
+        }
+        let reset = if self.resettable {
+            "reset: by the host's function reset"
+        } else {
+            "reset: the device offers none of its own"
+        };
+        lines.push(reset.to_owned());
+        lines
     }
+
+    fn describe_interrupts(&self) -> String {
+        let mut ways = Vec::new();
+        if let Some((_, msix)) = self.config.msix {
+            let how = if self.interrupts.msix_resizable {
+                "armed one by one"
+            } else {
+                "re-armed together when one is added"
+            };
+            ways.push(format!("MSI-X with {} vectors, {how}", msix.entries));
+        }
+        if let Some((_, layout)) = self.config.msi {
+            ways.push(format!("MSI with {} vectors", layout.capable()));
+        }
+        if let Some(gsi) = self.interrupts.intx_gsi {
+            ways.push(format!("INTA# on GSI {gsi}"));
+        }
+        if ways.is_empty() {
+            ways.push("none".to_owned());
+        }
+        format!("interrupts: {}", ways.join("; "))
+    }
+
+    /// Where each BAR starts in the device's file.
+    pub(super) fn bar_offsets(&self) -> [u64; BarIndex::COUNT as usize] {
+        let mut offsets = [0; BarIndex::COUNT as usize];
+        for bar in &self.bars {
+            offsets[usize::from(bar.index.get())] = bar.file_offset;
+        }
+        offsets
+    }
+}
+
+fn check(probe: &VfioProbe, spec: &PassthroughSpec) -> Result<(), PlanError> {
+    if probe.sbdf != spec.sbdf {
+        return Err(PlanError::OtherDevice {
+            probed: probe.sbdf,
+            wanted: spec.sbdf,
+        });
+    }
+    if !spec.page_size.is_power_of_two() || spec.page_size < SMALLEST_PAGE {
+        return Err(PlanError::PageSize(spec.page_size));
+    }
+    let vendor = header::word(&probe.config, header::VENDOR_ID);
+    let header_type = probe.config.get(usize::from(header::HEADER_TYPE));
+    let (Some(_), Some(header_type)) = (vendor.filter(|id| *id != u16::MAX), header_type) else {
+        return Err(PlanError::Absent(probe.sbdf));
+    };
+    match HeaderType(*header_type).layout() {
+        0 => Ok(()),
+        header_type => Err(PlanError::NotEndpoint {
+            sbdf: probe.sbdf,
+            header_type,
+        }),
+    }
+}
+
+/// What the guest must not reach without an exit.
+fn trapped_ranges(config: &ConfigPlan) -> Vec<TrappedRange> {
+    let Some((_, msix)) = config.msix else {
+        return Vec::new();
+    };
+    vec![
+        TrappedRange {
+            bar: msix.table_bar,
+            offset: u64::from(msix.table_offset),
+            len: msix.table_size(),
+            what: "MSI-X table",
+        },
+        TrappedRange {
+            bar: msix.pba_bar,
+            offset: u64::from(msix.pba_offset),
+            len: msix.pba_size(),
+            what: "PBA",
+        },
+    ]
 }

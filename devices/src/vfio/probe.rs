@@ -54,6 +54,15 @@ pub enum VfioError {
         #[source]
         source: io::Error,
     },
+    /// No BAR registers can show what was planned.
+    #[error("{sbdf}: its BARs can't be shown")]
+    Bars {
+        /// Which device.
+        sbdf: HostSbdf,
+        /// Which BAR, and why.
+        #[source]
+        source: crate::pci::BarError,
+    },
     /// The function could not be brought into its state after power-on.
     #[error("{sbdf}: could not prepare its configuration space")]
     Prepare {
@@ -78,7 +87,7 @@ pub enum VfioError {
 /// Fields drop in this order: the duplicated descriptor first, then the device leaves its container.
 pub struct OpenedDevice {
     file: File,
-    attachment: Attachment,
+    _attachment: Attachment,
     sbdf: HostSbdf,
 }
 
@@ -104,7 +113,7 @@ impl OpenedDevice {
             .map_err(ContainerError::Duplicate)?;
         Ok(Self {
             file,
-            attachment,
+            _attachment: attachment,
             sbdf,
         })
     }
@@ -118,11 +127,6 @@ impl OpenedDevice {
     /// The device's descriptor, for positioned reads and writes.
     pub(super) fn file(&self) -> &File {
         &self.file
-    }
-
-    /// Whether the device is still in its container.
-    pub(super) fn is_attached(&self) -> bool {
-        self.attachment.device().is_some()
     }
 }
 

@@ -23,6 +23,7 @@ use vfio_bindings::bindings::vfio::{
     vfio_region_info, vfio_region_info_cap_sparse_mmap, vfio_region_sparse_mmap_area,
 };
 use vfio_ioctls::{VfioContainer, VfioDevice};
+use vmm_sys_util::eventfd::EventFd;
 
 /// The ioctls used here: `_IO(';', 100 + n)`.
 #[derive(Clone, Copy)]
@@ -226,12 +227,10 @@ pub(super) enum IrqAction<'a> {
     /// From vector `start` on, signal these eventfds; `None` gives the vector none.
     Trigger {
         start: u32,
-        eventfds: &'a [Option<BorrowedFd<'a>>],
+        eventfds: &'a [Option<&'a EventFd>],
     },
     /// Unmask the INTx line whenever this eventfd is signalled.
-    UnmaskOn(BorrowedFd<'a>),
-    /// Unmask the INTx line now.
-    Unmask,
+    UnmaskOn(&'a EventFd),
     /// Free every vector of the index.
     Disable,
 }
@@ -241,22 +240,17 @@ pub(super) fn set_irqs(
     index: u32,
     action: IrqAction<'_>,
 ) -> io::Result<()> {
-    let raw = |fd: &Option<BorrowedFd<'_>>| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    let raw = |eventfd: &Option<&EventFd>| eventfd.map_or(-1, AsRawFd::as_raw_fd);
     let (flags, start, data): (u32, u32, Vec<i32>) = match action {
         IrqAction::Trigger { start, eventfds } => (
             VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
             start,
             eventfds.iter().map(raw).collect(),
         ),
-        IrqAction::UnmaskOn(fd) => (
+        IrqAction::UnmaskOn(eventfd) => (
             VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK,
             0,
-            vec![fd.as_raw_fd()],
-        ),
-        IrqAction::Unmask => (
-            VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK,
-            0,
-            Vec::new(),
+            vec![eventfd.as_raw_fd()],
         ),
         IrqAction::Disable => (
             VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER,
@@ -264,10 +258,7 @@ pub(super) fn set_irqs(
             Vec::new(),
         ),
     };
-    let count = match action {
-        IrqAction::Unmask => 1,
-        _ => u32::try_from(data.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
-    };
+    let count = u32::try_from(data.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
     let fixed = size_of::<vfio_irq_set>();
     let mut argument = Argument::new(fixed + data.len() * size_of::<i32>())?;
     argument.put_u32(offset_of!(vfio_irq_set, flags), flags);
