@@ -12,6 +12,7 @@
 //! [`pci::ConfigStep`]s, which the caller carries out holding no device's lock; a lock inversion can
 //! therefore not be written. No device here owns a thread.
 
+pub mod acpi;
 pub mod bus;
 pub mod host;
 pub mod interrupt;

@@ -31,3 +31,26 @@ pub trait MachineControl: Send + Sync {
     /// Notes `event`. The first event wins until the machine has dealt with it.
     fn notify(&self, event: MachineEvent);
 }
+
+#[cfg(test)]
+pub(crate) mod recorder {
+    use super::{MachineControl, MachineEvent};
+    use std::sync::Mutex;
+
+    /// Keeps the events it is told of.
+    #[derive(Default)]
+    pub(crate) struct Recorder(Mutex<Vec<MachineEvent>>);
+
+    impl Recorder {
+        /// The events since the last call.
+        pub(crate) fn take(&self) -> Vec<MachineEvent> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    impl MachineControl for Recorder {
+        fn notify(&self, event: MachineEvent) {
+            self.0.lock().unwrap().push(event);
+        }
+    }
+}

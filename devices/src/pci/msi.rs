@@ -179,11 +179,11 @@ impl MsiState {
     #[must_use]
     pub fn control(&self) -> u16 {
         let layout = self.layout;
-        u16::from(self.enabled) * ENABLE
-            | u16::from(layout.capable_log2) << CAPABLE_SHIFT
+        (u16::from(self.enabled) * ENABLE)
+            | (u16::from(layout.capable_log2) << CAPABLE_SHIFT)
             | self.granted_log2 << GRANTED_SHIFT
-            | u16::from(layout.address_64) * ADDRESS_64
-            | u16::from(layout.per_vector_masking) * PER_VECTOR_MASKING
+            | (u16::from(layout.address_64) * ADDRESS_64)
+            | (u16::from(layout.per_vector_masking) * PER_VECTOR_MASKING)
     }
 
     /// The implemented bits of Mask Bits.

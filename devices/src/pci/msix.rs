@@ -14,7 +14,7 @@ pub const PBA: u16 = 0x08;
 pub const CAPABILITY_LEN: u16 = 0x0c;
 
 /// Size of a table entry in bytes.
-pub const ENTRY_SIZE: u64 = 16;
+pub const ENTRY_SIZE: u64 = ENTRY_LEN as u64;
 /// The most entries that Table Size can tell of.
 pub const MAX_ENTRIES: u16 = 2048;
 
@@ -34,7 +34,7 @@ const ENTRY_DATA: usize = 8;
 /// Table entry: Vector Control.
 const ENTRY_CONTROL: usize = 12;
 /// Table entry: the whole of it, as a buffer length.
-const ENTRY_LEN: usize = ENTRY_SIZE as usize;
+const ENTRY_LEN: usize = 16;
 /// Vector Control: Mask Bit.
 const VECTOR_MASKED: u32 = 1 << 0;
 /// Message Address: the low bits that read as zero.
@@ -161,7 +161,7 @@ pub struct MsixTable {
 
 /// Where in the table an access falls: entry and first byte in it.
 fn locate(offset: u64, len: usize) -> Option<(usize, usize)> {
-    let aligned = matches!(len, 4 | 8) && offset % len as u64 == 0;
+    let aligned = matches!(len, 4 | 8) && offset.is_multiple_of(len as u64);
     let entry = usize::try_from(offset / ENTRY_SIZE).ok()?;
     let byte = usize::try_from(offset % ENTRY_SIZE).ok()?;
     aligned.then_some((entry, byte))
@@ -212,7 +212,7 @@ impl MsixTable {
     pub fn read_pba(&self, offset: u64, data: &mut [u8], pending: impl Fn(u16) -> bool) {
         let size = u64::from(self.entries()).div_ceil(PBA_QWORD_BITS) * 8;
         let len = data.len() as u64;
-        if !matches!(len, 4 | 8) || offset % len != 0 || offset >= size {
+        if !matches!(len, 4 | 8) || !offset.is_multiple_of(len) || offset >= size {
             return data.fill(0xff);
         }
         for (at, byte) in (offset..).zip(data) {
@@ -245,8 +245,8 @@ impl MsixTable {
     #[must_use]
     pub fn control(&self) -> u16 {
         (self.entries() - 1)
-            | u16::from(self.state.function_mask) * FUNCTION_MASK
-            | u16::from(self.state.enable) * ENABLE
+            | (u16::from(self.state.function_mask) * FUNCTION_MASK)
+            | (u16::from(self.state.enable) * ENABLE)
     }
 
     /// Takes a config write at `offset` inside the capability; only the control bits can be written.
