@@ -290,3 +290,6 @@ pub fn remap(
         .chain(comes.map(|&(bar, base)| ConfigStep::MapBar { bar, base }))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

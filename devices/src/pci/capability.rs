@@ -408,3 +408,6 @@ pub fn hide_extended_capabilities(
     }
     patches
 }
+
+#[cfg(test)]
+mod tests;

@@ -156,3 +156,83 @@ pub fn integrate(config: &[u8], offset: u16) -> Vec<ConfigPatch> {
     }
     patches
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An endpoint's capability at 0x10 with every other bit set.
+    fn endpoint(version: u8) -> Vec<u8> {
+        let mut config = vec![0xff; 0x10 + usize::from(LEN_V2) + 4];
+        config[0x10..0x14].copy_from_slice(&[0x10, 0x70, version, 0x01]);
+        config
+    }
+
+    fn integrated(config: &[u8]) -> Vec<u8> {
+        let mut seen = config.to_vec();
+        for patch in integrate(config, 0x10) {
+            patch.apply(&mut seen);
+        }
+        seen
+    }
+
+    #[test]
+    fn an_endpoint_becomes_a_root_complex_integrated_endpoint() {
+        let seen = integrated(&endpoint(2));
+        assert_eq!(port_type(&seen, 0x10), Some(PortType::INTEGRATED_ENDPOINT));
+        // Id, next pointer and version stay; Slot Implemented goes.
+        assert_eq!(seen[0x10..0x14], [0x10, 0x70, 0x92, 0x00]);
+        let at = |register: u16| header::dword(&seen, 0x10 + register).unwrap();
+        for register in [
+            LINK_CAPABILITIES,
+            LINK_CONTROL,
+            SLOT_CAPABILITIES,
+            SLOT_CONTROL,
+            ROOT_CONTROL,
+            ROOT_STATUS,
+            LINK_CAPABILITIES_2,
+            LINK_CONTROL_2,
+            SLOT_CAPABILITIES_2,
+            SLOT_CONTROL_2,
+        ] {
+            assert_eq!(at(register), 0, "{register:#x}");
+        }
+        assert_eq!(at(DEVICE_CONTROL), u32::MAX);
+        assert_eq!(at(DEVICE_CAPABILITIES_2) & LTR_SUPPORTED, 0);
+        assert_eq!(at(DEVICE_CONTROL_2) & LTR_ENABLE, 0);
+        assert_eq!(at(LEN_V2), u32::MAX);
+    }
+
+    #[test]
+    fn a_version_1_capability_ends_before_the_slot_registers() {
+        let seen = integrated(&endpoint(1));
+        assert_eq!(port_type(&seen, 0x10), Some(PortType::INTEGRATED_ENDPOINT));
+        assert_eq!(header::dword(&seen, 0x10 + LINK_CONTROL), Some(0));
+        let behind = 0x10 + usize::from(SLOT_CAPABILITIES);
+        assert!(seen[behind..].iter().all(|byte| *byte == 0xff));
+    }
+
+    #[test]
+    fn what_is_no_endpoint_of_a_link_stays_what_it_is() {
+        for kind in [
+            PortType::ROOT_PORT,
+            PortType::INTEGRATED_ENDPOINT,
+            PortType::PCI_BRIDGE,
+        ] {
+            let mut config = endpoint(2);
+            config[0x12] = 2 | kind.0 << 4;
+            assert_eq!(integrate(&config, 0x10), []);
+        }
+        assert_eq!(integrate(&[0x10, 0, 2], 0), []);
+        assert_eq!(integrate(&endpoint(2), u16::MAX), []);
+    }
+
+    #[test]
+    fn flr_is_told_by_device_capabilities() {
+        let mut config = endpoint(2);
+        assert!(flr_capable(&config, 0x10));
+        config[0x17] &= !0x10;
+        assert!(!flr_capable(&config, 0x10));
+        assert!(!flr_capable(&config, u16::MAX - 1));
+    }
+}

@@ -248,3 +248,6 @@ impl MsiState {
         *self = Self::new(self.layout);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -289,3 +289,6 @@ impl MsixTable {
         self.state = MsixState::default();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -198,3 +198,6 @@ impl PciSegment {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
