@@ -27,7 +27,10 @@ impl Cache {
     pub fn open() -> Result<Self> {
         let root = locate(|name| env::var_os(name).map(PathBuf::from))?;
         fs::create_dir_all(root.join("tmp")).with_context(|| {
-            format!("cannot create the cache folder {}; set FERRY_CACHE to a folder you can write", root.display())
+            format!(
+                "cannot create the cache folder {}; set FERRY_CACHE to a folder you can write",
+                root.display()
+            )
         })?;
         // L1 sees the folder at this same path, so it must be free of symbolic links.
         let root = root.canonicalize()?;
@@ -47,11 +50,15 @@ impl Cache {
     /// Waits until no other run changes the cache. Remains of killed runs are swept away here, the only time it is safe.
     pub fn lock(&self) -> Result<CacheLock> {
         let path = self.path("lock");
-        let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                eprintln!("cargo ci: waiting for another run that is preparing {}", self.root.display());
+                eprintln!(
+                    "cargo ci: waiting for another run that is preparing {}",
+                    self.root.display()
+                );
                 file.lock()?;
             }
             Err(fs::TryLockError::Error(error)) => {
@@ -81,7 +88,8 @@ impl Cache {
         if let Some(parent) = done.parent() {
             fs::create_dir_all(parent)?;
         }
-        fs::rename(&draft, &done).with_context(|| format!("cannot move {} into place", done.display()))?;
+        fs::rename(&draft, &done)
+            .with_context(|| format!("cannot move {} into place", done.display()))?;
         Ok(done)
     }
 
@@ -116,7 +124,9 @@ fn locate(var: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
     }
     match var("HOME").filter(|path| path.is_absolute()) {
         Some(home) => Ok(home.join(".cache/ferry")),
-        None => bail!("no place for the cache: HOME is not set; set FERRY_CACHE to a folder for it (about 2 GB)"),
+        None => bail!(
+            "no place for the cache: HOME is not set; set FERRY_CACHE to a folder for it (about 2 GB)"
+        ),
     }
 }
 
@@ -125,23 +135,39 @@ mod tests {
     use super::*;
 
     fn located(vars: &[(&str, &str)]) -> Option<PathBuf> {
-        locate(|name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value))).ok()
+        locate(|name| {
+            vars.iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| PathBuf::from(value))
+        })
+        .ok()
     }
 
     #[test]
     fn cache_folder_follows_ferry_cache_then_xdg_then_home() {
         let home = ("HOME", "/home/u");
         assert_eq!(located(&[home]), Some("/home/u/.cache/ferry".into()));
-        assert_eq!(located(&[home, ("XDG_CACHE_HOME", "/x")]), Some("/x/ferry".into()));
-        assert_eq!(located(&[home, ("XDG_CACHE_HOME", "relative")]), Some("/home/u/.cache/ferry".into()));
-        assert_eq!(located(&[home, ("XDG_CACHE_HOME", "/x"), ("FERRY_CACHE", "/f")]), Some("/f".into()));
+        assert_eq!(
+            located(&[home, ("XDG_CACHE_HOME", "/x")]),
+            Some("/x/ferry".into())
+        );
+        assert_eq!(
+            located(&[home, ("XDG_CACHE_HOME", "relative")]),
+            Some("/home/u/.cache/ferry".into())
+        );
+        assert_eq!(
+            located(&[home, ("XDG_CACHE_HOME", "/x"), ("FERRY_CACHE", "/f")]),
+            Some("/f".into())
+        );
         assert_eq!(located(&[]), None);
     }
 
     #[test]
     fn folder_that_failed_to_fill_does_not_exist() {
         let temp = tempfile::tempdir().unwrap();
-        let cache = Cache { root: temp.path().to_owned() };
+        let cache = Cache {
+            root: temp.path().to_owned(),
+        };
         fs::create_dir(temp.path().join("tmp")).unwrap();
         let lock = cache.lock().unwrap();
         let failed = cache.folder(&lock, "a/b", |path| {
@@ -152,22 +178,34 @@ mod tests {
         assert!(!cache.path("a/b").exists());
         drop(lock);
         let lock = cache.lock().unwrap();
-        let path = cache.folder(&lock, "a/b", |path| Ok(fs::write(path.join("whole"), "")?)).unwrap();
+        let path = cache
+            .folder(&lock, "a/b", |path| Ok(fs::write(path.join("whole"), "")?))
+            .unwrap();
         assert!(path.join("whole").exists());
-        assert!(!path.join("half").exists(), "the remains of the failed run were kept");
-        let again = cache.folder(&lock, "a/b", |_| bail!("must not run")).unwrap();
+        assert!(
+            !path.join("half").exists(),
+            "the remains of the failed run were kept"
+        );
+        let again = cache
+            .folder(&lock, "a/b", |_| bail!("must not run"))
+            .unwrap();
         assert_eq!(path, again);
     }
 
     #[test]
     fn link_is_replaced() {
         let temp = tempfile::tempdir().unwrap();
-        let cache = Cache { root: temp.path().to_owned() };
+        let cache = Cache {
+            root: temp.path().to_owned(),
+        };
         fs::create_dir(temp.path().join("tmp")).unwrap();
         let lock = cache.lock().unwrap();
         for target in ["one", "two", "two"] {
             cache.link(&lock, "current", target).unwrap();
-            assert_eq!(fs::read_link(cache.path("current")).unwrap(), Path::new(target));
+            assert_eq!(
+                fs::read_link(cache.path("current")).unwrap(),
+                Path::new(target)
+            );
         }
     }
 }

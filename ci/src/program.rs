@@ -41,16 +41,28 @@ impl Tree {
     /// A command that starts `program` and has the kernel kill it when the calling *thread* ends, however that happens.
     pub fn tied_command(&self, program: &str) -> Command {
         let mut command = self.command("usr/bin/setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(self.path(LOADER));
+        command
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(self.path(LOADER));
         self.prefixed(command, program)
     }
 
     /// Runs `command` to its end; a failure carries what it printed to its standard error.
     pub fn check(command: &mut Command) -> Result<Vec<u8>> {
-        let name = command.get_args().last().map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
-        let output = command.output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let name = command
+            .get_args()
+            .last()
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let output = command
+            .output()
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         if !output.status.success() {
-            bail!("… {name}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "… {name}: {}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Ok(output.stdout)
     }

@@ -29,10 +29,16 @@ pub struct Provision {
 /// Makes sure both trees are there. With `update`, newer packages are looked for; else an existing tree is kept as it is.
 pub fn provision(cache: &Cache, lock: &CacheLock, update: bool) -> Result<Provision> {
     let root = lab_tree(cache, lock, update).context("the Debian tree could not be prepared")?;
-    let older = older_kernel(cache, lock, update, &Tree::new(root.clone())).context("kernel 6.1 could not be prepared")?;
+    let older = older_kernel(cache, lock, update, &Tree::new(root.clone()))
+        .context("kernel 6.1 could not be prepared")?;
     let release = release_in(&root)?;
     let older_release = release_in(&older)?;
-    Ok(Provision { tree: Tree::new(root), release, older, older_release })
+    Ok(Provision {
+        tree: Tree::new(root),
+        release,
+        older,
+        older_release,
+    })
 }
 
 fn lab_tree(cache: &Cache, lock: &CacheLock, update: bool) -> Result<PathBuf> {
@@ -44,12 +50,18 @@ fn lab_tree(cache: &Cache, lock: &CacheLock, update: bool) -> Result<PathBuf> {
     let packages = apt.closure(LAB_PACKAGES)?;
     let kernel = apt.kernel()?;
     choice.make(lock, &(&packages, &kernel), |folder| {
-        announce(cache, Suite::Trixie, packages.iter().chain([&kernel.package]));
+        announce(
+            cache,
+            Suite::Trixie,
+            packages.iter().chain([&kernel.package]),
+        );
         apt.fetch_closure(LAB_PACKAGES)?;
         apt.fetch_alone(&kernel.name)?;
         eprintln!("cargo ci: unpacking");
         // base-files makes the links /bin → usr/bin and so on; whatever is unpacked before it would turn them into folders.
-        let (first, rest): (Vec<_>, Vec<_>) = packages.iter().partition(|package| package.file.starts_with("base-files_"));
+        let (first, rest): (Vec<_>, Vec<_>) = packages
+            .iter()
+            .partition(|package| package.file.starts_with("base-files_"));
         for package in first.into_iter().chain(rest).chain([&kernel.package]) {
             apt.unpack(package, folder)?;
         }
@@ -83,7 +95,9 @@ struct Choice<'a> {
 
 impl<'a> Choice<'a> {
     fn new(cache: &'a Cache, name: &'static str, wanted: &impl Hash) -> Self {
-        let note = cache.path("chosen").join(format!("{name}-{}", fingerprint(wanted)));
+        let note = cache
+            .path("chosen")
+            .join(format!("{name}-{}", fingerprint(wanted)));
         Self { cache, name, note }
     }
 
@@ -110,8 +124,11 @@ impl<'a> Choice<'a> {
 }
 
 fn announce<'a>(cache: &Cache, suite: Suite, packages: impl IntoIterator<Item = &'a Package>) {
-    let (count, bytes) =
-        packages.into_iter().fold((0, 0), |(count, bytes), package| (count + 1, bytes + package.size));
+    let (count, bytes) = packages
+        .into_iter()
+        .fold((0, 0), |(count, bytes), package| {
+            (count + 1, bytes + package.size)
+        });
     eprintln!(
         "cargo ci: fetching {count} packages of Debian {} ({} MB) into {}; nothing is installed on this machine",
         suite.name(),
@@ -122,17 +139,30 @@ fn announce<'a>(cache: &Cache, suite: Suite, packages: impl IntoIterator<Item = 
 
 /// Writes `modules.dep` and its kin, which Debian leaves to the installation of the package.
 fn index_modules(tools: &Tree, folder: &Path, kernel: &Kernel) -> Result<()> {
-    let modules = if folder.join("usr/lib/modules").is_dir() { "/usr/lib/modules" } else { "/lib/modules" };
+    let modules = if folder.join("usr/lib/modules").is_dir() {
+        "/usr/lib/modules"
+    } else {
+        "/lib/modules"
+    };
     let mut command = tools.command("usr/sbin/depmod");
-    command.arg("-b").arg(folder).args(["-m", modules, &kernel.release]);
+    command
+        .arg("-b")
+        .arg(folder)
+        .args(["-m", modules, &kernel.release]);
     Tree::check(&mut command).context("cannot index the kernel modules")?;
     Ok(())
 }
 
 fn release_in(folder: &Path) -> Result<String> {
     let boot = folder.join("boot");
-    for entry in fs::read_dir(&boot).with_context(|| format!("{} has no kernel", folder.display()))? {
-        if let Some(release) = entry?.file_name().to_string_lossy().strip_prefix("vmlinuz-") {
+    for entry in
+        fs::read_dir(&boot).with_context(|| format!("{} has no kernel", folder.display()))?
+    {
+        if let Some(release) = entry?
+            .file_name()
+            .to_string_lossy()
+            .strip_prefix("vmlinuz-")
+        {
             return Ok(release.to_owned());
         }
     }

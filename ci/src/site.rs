@@ -29,6 +29,11 @@ impl Site {
         let provision = provision::provision(&cache, &lock, update)?;
         let images = image::build(&cache, &lock, &provision, &workspace)?;
         drop(lock);
-        Ok(Self { workspace, cache, provision, images })
+        Ok(Self {
+            workspace,
+            cache,
+            provision,
+            images,
+        })
     }
 }

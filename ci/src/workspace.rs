@@ -23,15 +23,23 @@ impl Workspace {
             .output()
             .context("cannot run cargo; run this tool as `cargo ci`")?;
         if !output.status.success() {
-            bail!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "cargo metadata failed: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
         let folder = |key: &str| -> Result<PathBuf> {
-            let path = metadata[key].as_str().with_context(|| format!("cargo metadata has no {key}"))?;
+            let path = metadata[key]
+                .as_str()
+                .with_context(|| format!("cargo metadata has no {key}"))?;
             std::fs::create_dir_all(path)?;
             Ok(Path::new(path).canonicalize()?)
         };
-        Ok(Self { root: folder("workspace_root")?, target: folder("target_directory")? })
+        Ok(Self {
+            root: folder("workspace_root")?,
+            target: folder("target_directory")?,
+        })
     }
 
     /// The top folder of the repository.

@@ -65,21 +65,28 @@ pub(super) fn run(args: LabArgs) -> Result<u8> {
 
 /// The exit code for a run that failed by itself, so that scripts can tell it from the command's own.
 pub(super) fn status_of(error: &anyhow::Error) -> u8 {
-    if error.is::<Expired>() { DEADLINE_EXPIRED } else { LAB_FAILED }
+    if error.is::<Expired>() {
+        DEADLINE_EXPIRED
+    } else {
+        LAB_FAILED
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("give it as NAME=VALUE")?;
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if name.is_empty() || !name.chars().all(good) || name.starts_with(|c: char| c.is_ascii_digit()) {
+    if name.is_empty() || !name.chars().all(good) || name.starts_with(|c: char| c.is_ascii_digit())
+    {
         return Err(format!("{name:?} is no name of a variable"));
     }
     Ok((name.to_owned(), value.to_owned()))
 }
 
 fn after_help() -> String {
-    let topologies: String =
-        TOPOLOGIES.iter().map(|topology| format!("  {:<12}{}\n", topology.name, topology.about)).collect();
+    let topologies: String = TOPOLOGIES
+        .iter()
+        .map(|topology| format!("  {:<12}{}\n", topology.name, topology.about))
+        .collect();
     format!(
         "Topologies:\n{topologies}\n\
          Exit code: the command's; 124 if the deadline passed; 125 if the lab failed.\n\

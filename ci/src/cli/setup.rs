@@ -26,11 +26,30 @@ pub(super) fn run(args: &SetupArgs) -> Result<u8> {
     let site = Site::prepare(args.update)?;
     let rows = [
         ("cache", site.cache.root().display().to_string()),
-        ("Debian tree", site.provision.tree.root().display().to_string()),
-        ("kernels", format!("{} and {}", site.provision.release, site.provision.older_release)),
+        (
+            "Debian tree",
+            site.provision.tree.root().display().to_string(),
+        ),
+        (
+            "kernels",
+            format!(
+                "{} and {}",
+                site.provision.release, site.provision.older_release
+            ),
+        ),
         ("images", site.images.dir().display().to_string()),
-        ("logs of L1", site.workspace.target().join("lab").display().to_string()),
-        ("ferry", site.workspace.ferry().map_or("not built yet".to_owned(), |path| path.display().to_string())),
+        (
+            "logs of L1",
+            site.workspace.target().join("lab").display().to_string(),
+        ),
+        (
+            "ferry",
+            site.workspace
+                .ferry()
+                .map_or("not built yet".to_owned(), |path| {
+                    path.display().to_string()
+                }),
+        ),
     ];
     for (what, place) in rows {
         println!("{what:<12}{place}");

@@ -40,17 +40,29 @@ impl AptRoot {
         for folder in ["etc", "state/lists/partial", "archives/partial"] {
             fs::create_dir_all(dir.join(folder))?;
         }
-        let mirror = std::env::var("FERRY_DEBIAN_MIRROR").unwrap_or_else(|_| DEFAULT_MIRROR.to_owned());
+        let mirror =
+            std::env::var("FERRY_DEBIAN_MIRROR").unwrap_or_else(|_| DEFAULT_MIRROR.to_owned());
         fs::write(dir.join("status"), "")?;
         fs::write(
             dir.join("etc/sources.list"),
-            format!("deb [arch=amd64 signed-by={}] {mirror} {} main\n", keyring.display(), suite.name()),
+            format!(
+                "deb [arch=amd64 signed-by={}] {mirror} {} main\n",
+                keyring.display(),
+                suite.name()
+            ),
         )?;
-        fs::write(dir.join("apt.conf"), configuration(&dir, &host_network_settings()?))?;
+        fs::write(
+            dir.join("apt.conf"),
+            configuration(&dir, &host_network_settings()?),
+        )?;
         let root = Self { dir, suite };
-        root.run("apt-get", &["update"], &root.dir).with_context(|| {
-            format!("cannot fetch the package lists of {} from {mirror}; check the network", suite.name())
-        })?;
+        root.run("apt-get", &["update"], &root.dir)
+            .with_context(|| {
+                format!(
+                    "cannot fetch the package lists of {} from {mirror}; check the network",
+                    suite.name()
+                )
+            })?;
         Ok(root)
     }
 
@@ -73,17 +85,37 @@ impl AptRoot {
         let text = self.capture("apt-cache", &["depends", KERNEL_PACKAGE])?;
         let name = text
             .lines()
-            .find_map(|line| line.trim().strip_prefix("Depends: ").filter(|name| name.starts_with("linux-image-")))
-            .with_context(|| format!("{KERNEL_PACKAGE} of {} depends on no kernel", self.suite.name()))?
+            .find_map(|line| {
+                line.trim()
+                    .strip_prefix("Depends: ")
+                    .filter(|name| name.starts_with("linux-image-"))
+            })
+            .with_context(|| {
+                format!(
+                    "{KERNEL_PACKAGE} of {} depends on no kernel",
+                    self.suite.name()
+                )
+            })?
             .to_owned();
         let uris = parse_uris(&self.capture("apt-get", &["download", "--print-uris", &name])?);
-        let package = uris.into_iter().next().with_context(|| format!("{name} cannot be downloaded"))?;
-        Ok(Kernel { release: name.trim_start_matches("linux-image-").to_owned(), name, package })
+        let package = uris
+            .into_iter()
+            .next()
+            .with_context(|| format!("{name} cannot be downloaded"))?;
+        Ok(Kernel {
+            release: name.trim_start_matches("linux-image-").to_owned(),
+            name,
+            package,
+        })
     }
 
     /// Fetches one package file without its dependencies.
     pub fn fetch_alone(&self, package: &str) -> Result<()> {
-        self.run("apt-get", &["download", package], &self.dir.join("archives"))
+        self.run(
+            "apt-get",
+            &["download", package],
+            &self.dir.join("archives"),
+        )
     }
 
     /// The folder that fetched files land in.
@@ -94,9 +126,17 @@ impl AptRoot {
     /// Unpacks the fetched file of `package` into `target`.
     pub fn unpack(&self, package: &Package, target: &Path) -> Result<()> {
         let file = self.archives().join(&package.file);
-        let output = Command::new("dpkg-deb").arg("-x").arg(&file).arg(target).output()?;
+        let output = Command::new("dpkg-deb")
+            .arg("-x")
+            .arg(&file)
+            .arg(target)
+            .output()?;
         if !output.status.success() {
-            bail!("cannot unpack {}: {}", file.display(), String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "cannot unpack {}: {}",
+                file.display(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Ok(())
     }
@@ -117,9 +157,16 @@ impl AptRoot {
     }
 
     fn capture(&self, program: &str, args: &[&str]) -> Result<String> {
-        let output = self.command(program, args).output().with_context(|| format!("cannot start {program}"))?;
+        let output = self
+            .command(program, args)
+            .output()
+            .with_context(|| format!("cannot start {program}"))?;
         if !output.status.success() {
-            bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "{program} {}: {}",
+                args.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Ok(String::from_utf8(output.stdout)?)
     }
@@ -127,16 +174,31 @@ impl AptRoot {
     /// Runs a command that may take long: a person at a terminal sees apt's own progress.
     fn run(&self, program: &str, args: &[&str], directory: &Path) -> Result<()> {
         if !stderr().is_terminal() {
-            let output = self.command(program, args).arg("-qq").current_dir(directory).output()?;
+            let output = self
+                .command(program, args)
+                .arg("-qq")
+                .current_dir(directory)
+                .output()?;
             if !output.status.success() {
-                bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+                bail!(
+                    "{program} {}: {}",
+                    args.join(" "),
+                    String::from_utf8_lossy(&output.stderr).trim()
+                );
             }
             return Ok(());
         }
         let to_stderr = Stdio::from(stderr().as_fd().try_clone_to_owned()?);
-        let status = self.command(program, args).current_dir(directory).stdout(to_stderr).status()?;
+        let status = self
+            .command(program, args)
+            .current_dir(directory)
+            .stdout(to_stderr)
+            .status()?;
         if !status.success() {
-            bail!("{program} {}: {status}; its messages are above", args.join(" "));
+            bail!(
+                "{program} {}: {status}; its messages are above",
+                args.join(" ")
+            );
         }
         Ok(())
     }
@@ -155,7 +217,11 @@ pub struct Kernel {
 
 fn require_tools() -> Result<()> {
     for tool in ["apt-get", "apt-cache", "apt-config", "dpkg-deb"] {
-        let found = Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let found = Command::new(tool)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         if found.is_err() {
             bail!(
                 "{tool} is missing: the lab is built from Debian packages and needs a Debian-like host \
@@ -192,13 +258,19 @@ Acquire::Retries "3";
 }
 
 fn host_network_settings() -> Result<String> {
-    let output = Command::new("apt-config").arg("dump").output().context("cannot start apt-config")?;
+    let output = Command::new("apt-config")
+        .arg("dump")
+        .output()
+        .context("cannot start apt-config")?;
     Ok(network_settings(&String::from_utf8_lossy(&output.stdout)))
 }
 
 fn network_settings(dump: &str) -> String {
     let ways = ["Acquire::http::", "Acquire::https::", "Acquire::ftp::"];
-    dump.lines().filter(|line| ways.iter().any(|way| line.starts_with(way))).map(|line| format!("{line}\n")).collect()
+    dump.lines()
+        .filter(|line| ways.iter().any(|way| line.starts_with(way)))
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 /// Reads the lines `'URI' FILE SIZE HASH` that apt-get prints instead of fetching.
@@ -207,7 +279,10 @@ fn parse_uris(text: &str) -> Vec<Package> {
         .filter(|line| line.starts_with('\''))
         .filter_map(|line| {
             let mut words = line.split_whitespace().skip(1);
-            Some(Package { file: words.next()?.to_owned(), size: words.next()?.parse().ok()? })
+            Some(Package {
+                file: words.next()?.to_owned(),
+                size: words.next()?.parse().ok()?,
+            })
         })
         .collect()
 }
@@ -224,8 +299,14 @@ mod tests {
         assert_eq!(
             parse_uris(text),
             [
-                Package { file: "a_1%3a2_amd64.deb".into(), size: 4711 },
-                Package { file: "b_1_all.deb".into(), size: 12 }
+                Package {
+                    file: "a_1%3a2_amd64.deb".into(),
+                    size: 4711
+                },
+                Package {
+                    file: "b_1_all.deb".into(),
+                    size: 12
+                }
             ]
         );
     }
@@ -233,6 +314,9 @@ mod tests {
     #[test]
     fn only_the_way_to_the_network_is_taken_from_the_host() {
         let dump = "APT::Update::Post-Invoke:: \"rm x\";\nAcquire::http::Proxy \"http://p:1\";\nAcquire::Languages \"de\";\n";
-        assert_eq!(network_settings(dump), "Acquire::http::Proxy \"http://p:1\";\n");
+        assert_eq!(
+            network_settings(dump),
+            "Acquire::http::Proxy \"http://p:1\";\n"
+        );
     }
 }

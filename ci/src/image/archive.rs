@@ -25,7 +25,10 @@ pub struct Archive {
 impl Archive {
     /// Adds a folder and those above it.
     pub fn folder(&mut self, path: &str) -> Result<()> {
-        let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
+        let ends = path
+            .match_indices('/')
+            .map(|(end, _)| end)
+            .chain([path.len()]);
         for end in ends {
             let part = &path[..end];
             if self.folders.insert(part.to_owned()) {
@@ -56,24 +59,33 @@ impl Archive {
     /// Adds `/dev/console`, without which init would have no output until devtmpfs is mounted.
     pub fn console(&mut self) -> Result<()> {
         self.folder("dev")?;
-        self.entry(Builder::new("dev/console").mode(CHARACTER | 0o600).rdev_major(5).rdev_minor(1), &[])
+        self.entry(
+            Builder::new("dev/console")
+                .mode(CHARACTER | 0o600)
+                .rdev_major(5)
+                .rdev_minor(1),
+            &[],
+        )
     }
 
     /// Ends the archive, padded so that another may follow.
     pub fn finish(mut self) -> io::Result<Vec<u8>> {
         newc::trailer(&mut self.bytes)?;
-        self.bytes.resize(self.bytes.len().next_multiple_of(SEGMENT), 0);
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(SEGMENT), 0);
         Ok(self.bytes)
     }
 
     fn parents(&mut self, path: &str) -> Result<()> {
-        path.rsplit_once('/').map_or(Ok(()), |(parent, _)| self.folder(parent))
+        path.rsplit_once('/')
+            .map_or(Ok(()), |(parent, _)| self.folder(parent))
     }
 
     fn entry(&mut self, builder: Builder, content: &[u8]) -> Result<()> {
         // Distinct inode numbers keep the kernel from taking two entries for one hard-linked file.
         self.entries += 1;
-        let size = u32::try_from(content.len()).context("a file of 4 GiB or more does not fit a cpio archive")?;
+        let size = u32::try_from(content.len())
+            .context("a file of 4 GiB or more does not fit a cpio archive")?;
         let mut writer = builder.ino(self.entries).write(&mut self.bytes, size);
         writer.write_all(content)?;
         writer.finish()?;
@@ -94,7 +106,11 @@ mod tests {
                 return entries;
             }
             let entry = reader.entry();
-            entries.push((entry.name().to_owned(), entry.mode(), entry.file_size() as usize));
+            entries.push((
+                entry.name().to_owned(),
+                entry.mode(),
+                entry.file_size() as usize,
+            ));
             bytes = reader.skip().unwrap();
         }
     }

@@ -48,7 +48,9 @@ pub(super) fn payload(image: &[u8]) -> Option<Payload<'_>> {
     };
     let data = match compression {
         Compression::Gzip => data,
-        Compression::Xz | Compression::Zstd => data.get(..data.len().checked_sub(APPENDED_SIZE)?)?,
+        Compression::Xz | Compression::Zstd => {
+            data.get(..data.len().checked_sub(APPENDED_SIZE)?)?
+        }
     };
     Some(Payload { data, compression })
 }
@@ -77,13 +79,25 @@ mod tests {
     #[test]
     fn payload_is_found_behind_the_setup_sectors() {
         let gzip = image(b"\x1f\x8bdata");
-        assert_eq!(payload(&gzip), Some(Payload { data: b"\x1f\x8bdata", compression: Compression::Gzip }));
+        assert_eq!(
+            payload(&gzip),
+            Some(Payload {
+                data: b"\x1f\x8bdata",
+                compression: Compression::Gzip
+            })
+        );
     }
 
     #[test]
     fn appended_size_is_cut_off() {
         let zstd = image(b"\x28\xb5\x2f\xfddata\x01\x02\x03\x04");
-        assert_eq!(payload(&zstd), Some(Payload { data: b"\x28\xb5\x2f\xfddata", compression: Compression::Zstd }));
+        assert_eq!(
+            payload(&zstd),
+            Some(Payload {
+                data: b"\x28\xb5\x2f\xfddata",
+                compression: Compression::Zstd
+            })
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod archive;
 mod bzimage;
 mod modules;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,29 +23,48 @@ use crate::provision::Provision;
 use crate::workspace::Workspace;
 
 /// Changed whenever images are built differently from the same inputs.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
-/// What L1 needs to reach its shared root file system; everything else it loads from there.
-const LAB_MODULES: &[&str] = &["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"];
+/// What L1 loads, by the name of the file that lists it for the init script. These come with the initramfs because loading
+/// them through the shared root file system takes seconds; the rest of the modules are there for `modprobe`.
+const LAB_MODULES: &[ModuleList] = &[
+    (
+        "modules",
+        &[
+            "virtio_pci",
+            "virtio_console",
+            "9pnet_virtio",
+            "9p",
+            "overlay",
+        ],
+    ),
+    ("drivers", &["vfio_pci", "vfio_iommu_type1", "igb", "nvme"]),
+    ("drivers.amd", &["kvm_amd"]),
+    ("drivers.intel", &["kvm_intel"]),
+];
 
 /// Drivers for whatever Ferry hands or shows to a guest.
-const GUEST_MODULES: &[&str] = &[
-    "igb",
-    "igbvf",
-    "e1000",
-    "e1000e",
-    "8139cp",
-    "8139too",
-    "nvme",
-    "xhci_pci",
-    "uio_pci_generic",
-    "virtio_pci",
-    "virtio_net",
-    "virtio_blk",
-    "virtio_console",
-    "virtio_rng",
-    "vmw_vsock_virtio_transport",
+const GUEST_MODULES: &[ModuleList] = &[
+    (
+        "modules.wired",
+        &["igb", "igbvf", "e1000", "e1000e", "8139cp", "8139too"],
+    ),
+    ("modules.pci", &["nvme", "xhci_pci", "uio_pci_generic"]),
+    (
+        "modules.virtio",
+        &[
+            "virtio_pci",
+            "virtio_net",
+            "virtio_blk",
+            "virtio_console",
+            "virtio_rng",
+        ],
+    ),
+    ("modules.vsock", &["vmw_vsock_virtio_transport"]),
 ];
+
+/// A file of an initramfs that names modules, dependencies first and built-in ones left out; and the modules.
+type ModuleList = (&'static str, &'static [&'static str]);
 
 const BUSYBOX: &str = "usr/bin/busybox";
 
@@ -106,16 +126,33 @@ impl Images {
 }
 
 /// Builds the images whose inputs changed and points `images/current` at them.
-pub fn build(cache: &Cache, lock: &CacheLock, provision: &Provision, workspace: &Workspace) -> Result<Images> {
+pub fn build(
+    cache: &Cache,
+    lock: &CacheLock,
+    provision: &Provision,
+    workspace: &Workspace,
+) -> Result<Images> {
     let lab_init = workspace.resource("lab/init")?;
     let guest_init = workspace.resource("guest/init")?;
     let trees = (provision.tree.root(), &provision.older);
-    let name = fingerprint(&(LAYOUT, trees, LAB_MODULES, GUEST_MODULES, &lab_init, &guest_init));
+    let name = fingerprint(&(
+        LAYOUT,
+        trees,
+        LAB_MODULES,
+        GUEST_MODULES,
+        &lab_init,
+        &guest_init,
+    ));
     cache.folder(lock, &format!("images/{name}"), |dir| {
         eprintln!("cargo ci: building boot images");
         let tree = &provision.tree;
-        let newer = tree.path("boot").join(format!("vmlinuz-{}", provision.release));
-        let older = provision.older.join("boot").join(format!("vmlinuz-{}", provision.older_release));
+        let newer = tree
+            .path("boot")
+            .join(format!("vmlinuz-{}", provision.release));
+        let older = provision
+            .older
+            .join("boot")
+            .join(format!("vmlinuz-{}", provision.older_release));
         fs::copy(&newer, dir.join("vmlinuz-6.12")).context("cannot copy kernel 6.12")?;
         fs::copy(older, dir.join("vmlinuz-6.1")).context("cannot copy kernel 6.1")?;
         extract_vmlinux(tree, &newer, &dir.join("vmlinux-6.12"))?;
@@ -123,15 +160,35 @@ pub fn build(cache: &Cache, lock: &CacheLock, provision: &Provision, workspace: 
         let newer = ModuleIndex::open(tree.root(), &provision.release)?;
         let older = ModuleIndex::open(&provision.older, &provision.older_release)?;
         write_image(&dir.join("lab.cpio"), tree, &lab_init, &newer, LAB_MODULES)?;
-        write_image(&dir.join("guest-6.12.cpio"), tree, &guest_init, &newer, GUEST_MODULES)?;
-        write_image(&dir.join("guest-6.1.cpio"), tree, &guest_init, &older, GUEST_MODULES)
+        write_image(
+            &dir.join("guest-6.12.cpio"),
+            tree,
+            &guest_init,
+            &newer,
+            GUEST_MODULES,
+        )?;
+        write_image(
+            &dir.join("guest-6.1.cpio"),
+            tree,
+            &guest_init,
+            &older,
+            GUEST_MODULES,
+        )
     })?;
     cache.link(lock, "images/current", &name)?;
-    Ok(Images { dir: cache.path("images/current") })
+    Ok(Images {
+        dir: cache.path("images/current"),
+    })
 }
 
 /// An initramfs with busybox, all its command names, an init script and kernel modules.
-fn write_image(path: &Path, tree: &Tree, init: &str, index: &ModuleIndex, modules: &[&str]) -> Result<()> {
+fn write_image(
+    path: &Path,
+    tree: &Tree,
+    init: &str,
+    index: &ModuleIndex,
+    lists: &[ModuleList],
+) -> Result<()> {
     let mut archive = Archive::default();
     for folder in ["dev", "proc", "sys", "tmp", "bin"] {
         archive.folder(folder)?;
@@ -140,26 +197,46 @@ fn write_image(path: &Path, tree: &Tree, init: &str, index: &ModuleIndex, module
     archive.program("init", init.as_bytes())?;
     archive.program("bin/busybox", &fs::read(tree.path(BUSYBOX))?)?;
     let applets = Tree::check(tree.command(BUSYBOX).arg("--list"))?;
-    for applet in String::from_utf8(applets)?.lines().filter(|applet| *applet != "busybox") {
+    for applet in String::from_utf8(applets)?
+        .lines()
+        .filter(|applet| *applet != "busybox")
+    {
         archive.link(&format!("bin/{applet}"), "busybox")?;
     }
+    add_modules(&mut archive, tree, index, lists)?;
+    fs::write(path, archive.finish()?).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn add_modules(
+    archive: &mut Archive,
+    tools: &Tree,
+    index: &ModuleIndex,
+    lists: &[ModuleList],
+) -> Result<()> {
     let folder = format!("lib/modules/{}", index.release());
     let mut dependencies = String::new();
-    let mut loadable = Vec::new();
-    for module in index.closure(modules)? {
-        let code = index.code(tree, &module)?;
-        archive.file(&format!("{folder}/{}.ko", module.name), &code)?;
-        dependencies.push_str(&module.dependency_line());
-        loadable.push(module.name);
+    let mut added = BTreeSet::new();
+    for (file, wanted) in lists {
+        let closure = index.closure(wanted)?;
+        let names: Vec<&str> = closure.iter().map(|module| module.name.as_str()).collect();
+        archive.file(file, format!("{}\n", names.join(" ")).as_bytes())?;
+        for module in &closure {
+            if added.insert(module.name.clone()) {
+                archive.file(
+                    &format!("{folder}/{}.ko", module.name),
+                    &index.code(tools, module)?,
+                )?;
+                dependencies.push_str(&module.dependency_line());
+            }
+        }
     }
-    archive.file(&format!("{folder}/modules.dep"), dependencies.as_bytes())?;
-    archive.file("modules", loadable.join(" ").as_bytes())?;
-    fs::write(path, archive.finish()?).with_context(|| format!("cannot write {}", path.display()))
+    archive.file(&format!("{folder}/modules.dep"), dependencies.as_bytes())
 }
 
 fn extract_vmlinux(tree: &Tree, bzimage: &Path, vmlinux: &Path) -> Result<()> {
     let image = fs::read(bzimage)?;
-    let payload = bzimage::payload(&image).with_context(|| format!("{} is not a kernel", bzimage.display()))?;
+    let payload = bzimage::payload(&image)
+        .with_context(|| format!("{} is not a kernel", bzimage.display()))?;
     let mut packed = tempfile::NamedTempFile::new()?;
     packed.write_all(payload.data)?;
     let (program, args): (_, &[&str]) = match payload.compression {
@@ -167,6 +244,7 @@ fn extract_vmlinux(tree: &Tree, bzimage: &Path, vmlinux: &Path) -> Result<()> {
         Compression::Xz => ("usr/bin/xz", &["-dc"]),
         Compression::Zstd => ("usr/bin/zstd", &["-dcq"]),
     };
-    let elf = Tree::check(tree.command(program).args(args).arg(packed.path())).context("cannot unpack the kernel")?;
+    let elf = Tree::check(tree.command(program).args(args).arg(packed.path()))
+        .context("cannot unpack the kernel")?;
     fs::write(vmlinux, elf).with_context(|| format!("cannot write {}", vmlinux.display()))
 }

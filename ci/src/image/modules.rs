@@ -28,7 +28,11 @@ pub(super) struct Module {
 impl Module {
     /// The module's line in a `modules.dep` whose files lie side by side.
     pub(super) fn dependency_line(&self) -> String {
-        let needs: String = self.needs.iter().map(|name| format!(" {name}.ko")).collect();
+        let needs: String = self
+            .needs
+            .iter()
+            .map(|name| format!(" {name}.ko"))
+            .collect();
         format!("{}.ko:{needs}\n", self.name)
     }
 }
@@ -38,10 +42,15 @@ impl ModuleIndex {
     pub(super) fn open(tree: &Path, release: &str) -> Result<Self> {
         let dir = tree.join("lib/modules").join(release);
         let read = |name: &str| {
-            fs::read_to_string(dir.join(name)).with_context(|| format!("cannot read {}/{name}", dir.display()))
+            fs::read_to_string(dir.join(name))
+                .with_context(|| format!("cannot read {}/{name}", dir.display()))
         };
         let graph = Graph::parse(&read("modules.dep")?, &read("modules.builtin")?);
-        Ok(Self { dir, release: release.to_owned(), graph })
+        Ok(Self {
+            dir,
+            release: release.to_owned(),
+            graph,
+        })
     }
 
     /// The kernel these modules belong to.
@@ -51,7 +60,9 @@ impl ModuleIndex {
 
     /// The modules named and all they need, each after those it needs. Built-in ones are left out.
     pub(super) fn closure(&self, names: &[&str]) -> Result<Vec<Module>> {
-        self.graph.closure(names).with_context(|| format!("kernel {}", self.release))
+        self.graph
+            .closure(names)
+            .with_context(|| format!("kernel {}", self.release))
     }
 
     /// The module's code, decompressed: the loader in busybox takes no compressed modules.
@@ -81,7 +92,10 @@ impl Graph {
                 (module_name(file), (file.to_owned(), needs))
             })
             .collect();
-        Self { modules, builtin: builtin.lines().map(module_name).collect() }
+        Self {
+            modules,
+            builtin: builtin.lines().map(module_name).collect(),
+        }
     }
 
     fn closure(&self, names: &[&str]) -> Result<Vec<Module>> {
@@ -93,15 +107,26 @@ impl Graph {
         Ok(order)
     }
 
-    fn visit(&self, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<Module>) -> Result<()> {
+    fn visit(
+        &self,
+        name: &str,
+        seen: &mut BTreeSet<String>,
+        order: &mut Vec<Module>,
+    ) -> Result<()> {
         if self.builtin.contains(name) || !seen.insert(name.to_owned()) {
             return Ok(());
         }
-        let Some((file, needs)) = self.modules.get(name) else { bail!("there is no module {name}") };
+        let Some((file, needs)) = self.modules.get(name) else {
+            bail!("there is no module {name}")
+        };
         for need in needs {
             self.visit(need, seen, order)?;
         }
-        order.push(Module { name: name.to_owned(), file: file.clone(), needs: needs.clone() });
+        order.push(Module {
+            name: name.to_owned(),
+            file: file.clone(),
+            needs: needs.clone(),
+        });
         Ok(())
     }
 }
@@ -125,7 +150,12 @@ mod tests {
 
     fn names(wanted: &[&str]) -> Vec<String> {
         let graph = Graph::parse(DEPENDENCIES, "kernel/d/virtio-pci.ko\n");
-        graph.closure(wanted).unwrap().into_iter().map(|module| module.name).collect()
+        graph
+            .closure(wanted)
+            .unwrap()
+            .into_iter()
+            .map(|module| module.name)
+            .collect()
     }
 
     #[test]
@@ -146,7 +176,11 @@ mod tests {
 
     #[test]
     fn unknown_module_is_an_error() {
-        assert!(Graph::parse(DEPENDENCIES, "").closure(&["nothing"]).is_err());
+        assert!(
+            Graph::parse(DEPENDENCIES, "")
+                .closure(&["nothing"])
+                .is_err()
+        );
     }
 
     #[test]

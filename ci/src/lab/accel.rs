@@ -29,9 +29,23 @@ impl Accel {
     /// QEMU arguments for the processor and the interrupt controller.
     pub(super) fn qemu_args(self) -> &'static [&'static str] {
         match self {
-            Self::Tcg => &["-machine", "q35,kernel-irqchip=off", "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max"],
+            Self::Tcg => &[
+                "-machine",
+                "q35,kernel-irqchip=off",
+                "-accel",
+                "tcg,thread=multi,tb-size=1024",
+                "-cpu",
+                "max",
+            ],
             // Interrupt remapping by the emulated IOMMU needs the IOAPIC outside the kernel.
-            Self::Kvm => &["-machine", "q35,kernel-irqchip=split", "-accel", "kvm", "-cpu", "host"],
+            Self::Kvm => &[
+                "-machine",
+                "q35,kernel-irqchip=split",
+                "-accel",
+                "kvm",
+                "-cpu",
+                "host",
+            ],
         }
     }
 }
@@ -39,8 +53,16 @@ impl Accel {
 /// Some hosts offer a `/dev/kvm` that cannot run a whole PC, let alone nest: the device alone proves nothing.
 fn host_nests() -> bool {
     let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let nested = |module: &str| fs::read_to_string(format!("/sys/module/{module}/parameters/nested")).unwrap_or_default();
-    let usable = || OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+    let nested = |module: &str| {
+        fs::read_to_string(format!("/sys/module/{module}/parameters/nested")).unwrap_or_default()
+    };
+    let usable = || {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_ok()
+    };
     nests(&flags, &nested("kvm_intel"), &nested("kvm_amd")) && usable()
 }
 

@@ -36,11 +36,17 @@ impl Job {
     pub(super) fn archive(&self, stage2: &str, bashrc: &str) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
         archive.program("job/stage2", stage2.as_bytes())?;
-        let shares: String =
-            self.shares.iter().map(|share| format!("{} {}\n", share.tag, share.path.display())).collect();
+        let shares: String = self
+            .shares
+            .iter()
+            .map(|share| format!("{} {}\n", share.tag, share.path.display()))
+            .collect();
         archive.file("job/shares", shares.as_bytes())?;
         archive.file("job/env", self.exports().as_bytes())?;
-        archive.file("job/directory", self.directory.display().to_string().as_bytes())?;
+        archive.file(
+            "job/directory",
+            self.directory.display().to_string().as_bytes(),
+        )?;
         archive.file("job/mark", self.mark.as_bytes())?;
         archive.folder("job/bin")?;
         if let Some(ferry) = &self.ferry {
@@ -85,7 +91,10 @@ pub(super) fn shares(paths: &[&Path]) -> Vec<Share> {
     }
     kept.iter()
         .enumerate()
-        .map(|(index, path)| Share { tag: format!("share{index}"), path: (*path).to_owned() })
+        .map(|(index, path)| Share {
+            tag: format!("share{index}"),
+            path: (*path).to_owned(),
+        })
         .collect()
 }
 
@@ -100,18 +109,39 @@ mod tests {
 
     #[test]
     fn shares_inside_others_are_left_out() {
-        let paths = ["/work/repo/target", "/work/repo", "/cache", "/work/repo", "/work/repo2"].map(Path::new);
+        let paths = [
+            "/work/repo/target",
+            "/work/repo",
+            "/cache",
+            "/work/repo",
+            "/work/repo2",
+        ]
+        .map(Path::new);
         let shares = shares(&paths);
-        let kept: Vec<_> = shares.iter().map(|share| share.path.to_str().unwrap()).collect();
+        let kept: Vec<_> = shares
+            .iter()
+            .map(|share| share.path.to_str().unwrap())
+            .collect();
         assert_eq!(kept, ["/work/repo", "/cache", "/work/repo2"]);
         assert_eq!(shares[2].tag, "share2");
     }
 
     #[test]
     fn words_survive_the_shell() {
-        for word in ["plain", "two words", "it's", "$HOME `id` \"x\"", "new\nline", ""] {
+        for word in [
+            "plain",
+            "two words",
+            "it's",
+            "$HOME `id` \"x\"",
+            "new\nline",
+            "",
+        ] {
             let script = format!("printf %s {}", quoted(word));
-            let output = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
+            let output = std::process::Command::new("sh")
+                .arg("-c")
+                .arg(script)
+                .output()
+                .unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
         }
     }

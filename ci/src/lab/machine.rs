@@ -138,11 +138,16 @@ impl MachineBuilder {
     pub fn run(mut self) -> Result<Outcome> {
         let interactive = self.command.is_empty();
         if interactive && !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
-            bail!("without a command the lab needs a terminal; give one, as in: cargo ci lab -- lspci");
+            bail!(
+                "without a command the lab needs a terminal; give one, as in: cargo ci lab -- lspci"
+            );
         }
         let site = Site::prepare(false)?;
         let logs = Logs::create(site.workspace.target(), &self.name)?;
-        let run_dir = tempfile::Builder::new().prefix("ferry-lab-").tempdir().context("cannot make a temporary folder")?;
+        let run_dir = tempfile::Builder::new()
+            .prefix("ferry-lab-")
+            .tempdir()
+            .context("cannot make a temporary folder")?;
         for (index, mebibytes) in self.topology.disks() {
             let path = qemu::disk_file(run_dir.path(), index);
             File::create(&path)?.set_len(u64::from(mebibytes) << 20)?;
@@ -154,7 +159,8 @@ impl MachineBuilder {
             tree: &site.provision.tree,
             accel: Accel::choose()?,
             topology: self.topology,
-            kernel: site.images.kernel(),
+            // Started through PVH, L1 is spared from unpacking its own kernel under emulation: two seconds a run.
+            kernel: site.images.vmlinux(),
             initramfs,
             run_dir: run_dir.path(),
             console_log: logs.console.clone(),
@@ -162,36 +168,60 @@ impl MachineBuilder {
             shares: &job.shares,
             interactive,
         };
-        let mut command = site.provision.tree.tied_command("usr/bin/qemu-system-x86_64");
-        command
-            .args(layout.args()?)
-            .env("QEMU_MODULE_DIR", site.provision.tree.path("usr/lib/x86_64-linux-gnu/qemu"));
-        let deadline = self.deadline.or((!interactive).then_some(Machine::DEADLINE));
+        let mut command = site
+            .provision
+            .tree
+            .tied_command("usr/bin/qemu-system-x86_64");
+        command.args(layout.args()?).env(
+            "QEMU_MODULE_DIR",
+            site.provision.tree.path("usr/lib/x86_64-linux-gnu/qemu"),
+        );
+        let deadline = self
+            .deadline
+            .or((!interactive).then_some(Machine::DEADLINE));
         let sinks = (!interactive).then(|| Sinks {
             stdout: std::mem::replace(&mut self.stdout, Box::new(io::sink())),
             stderr: std::mem::replace(&mut self.stderr, Box::new(io::sink())),
             mark: job.mark.clone().into_bytes(),
         });
         let terminal = interactive.then(Terminal::save).flatten();
-        let status = start(command, run_dir, &logs, sinks).and_then(|session| session.wait(deadline));
+        let status =
+            start(command, run_dir, &logs, sinks).and_then(|session| session.wait(deadline));
         if let Some(terminal) = terminal {
             terminal.restore();
         }
-        Ok(Outcome { status: status?, logs })
+        Ok(Outcome {
+            status: status?,
+            logs,
+        })
     }
 
     fn job(&mut self, site: &Site) -> Result<Job> {
         let extra: Vec<PathBuf> = self
             .shares
             .iter()
-            .map(|path| path.canonicalize().with_context(|| format!("cannot share {}", path.display())))
+            .map(|path| {
+                path.canonicalize()
+                    .with_context(|| format!("cannot share {}", path.display()))
+            })
             .collect::<Result<_>>()?;
-        let mut paths = vec![site.workspace.root(), site.workspace.target(), site.cache.root()];
+        let mut paths = vec![
+            site.workspace.root(),
+            site.workspace.target(),
+            site.cache.root(),
+        ];
         paths.extend(extra.iter().map(PathBuf::as_path));
         let shares = job::shares(&paths);
-        let here = self.directory.clone().map_or_else(std::env::current_dir, Ok)?;
+        let here = self
+            .directory
+            .clone()
+            .map_or_else(std::env::current_dir, Ok)?;
         let seen = shares.iter().any(|share| here.starts_with(&share.path));
-        let directory = if seen { here } else { site.workspace.root().to_owned() };
+        let directory = if seen {
+            here
+        } else {
+            site.workspace.root().to_owned()
+        };
         let ferry = site.workspace.ferry();
         let mut environment = site.images.environment();
         environment.push(("FERRY_LAB".to_owned(), self.topology.name.to_owned()));
@@ -215,7 +245,12 @@ impl MachineBuilder {
     }
 }
 
-fn start(mut command: Command, run_dir: TempDir, logs: &Logs, sinks: Option<Sinks>) -> Result<Session> {
+fn start(
+    mut command: Command,
+    run_dir: TempDir,
+    logs: &Logs,
+    sinks: Option<Sinks>,
+) -> Result<Session> {
     if sinks.is_some() {
         command.stdin(Stdio::null()).stdout(Stdio::null());
     }
@@ -258,7 +293,11 @@ impl Logs {
 }
 
 fn greeting(topology: &Topology) -> String {
-    let inventory: String = topology.inventory.iter().map(|line| format!("  {line}\n")).collect();
+    let inventory: String = topology
+        .inventory
+        .iter()
+        .map(|line| format!("  {line}\n"))
+        .collect();
     format!(
         "\nThis is L1, an emulated PC of topology \"{}\". Nothing you do here reaches the host.\n\n{inventory}\n\
          Try:\n  lspci -nn\n  ls /sys/kernel/iommu_groups/*/devices\n  \
@@ -270,13 +309,21 @@ fn greeting(topology: &Topology) -> String {
 
 /// A line that no output contains by accident, different in each run so that none contains it on purpose.
 fn mark() -> Result<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/uuid").context("cannot read random numbers")?;
-    Ok(format!("\u{0}ferry-end-of-stream-{}\u{0}", id.trim()))
+    let id =
+        fs::read_to_string("/proc/sys/kernel/random/uuid").context("cannot read random numbers")?;
+    Ok(format!("\u{1}ferry-end-of-stream-{}\u{1}", id.trim()))
 }
 
 fn stty(args: &[&str]) -> Option<String> {
-    let output = Command::new("stty").args(args).stdin(Stdio::inherit()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let output = Command::new("stty")
+        .args(args)
+        .stdin(Stdio::inherit())
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn window_size() -> Option<(String, String)> {

@@ -50,12 +50,35 @@ impl Layout<'_> {
         for folder in ["usr/share/qemu", "usr/share/seabios"] {
             add(&["-L", &self.tree.path(folder).display().to_string()]);
         }
-        add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-smp", "2", "-m", MEMORY]);
+        add(&[
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-smp",
+            "2",
+            "-m",
+            MEMORY,
+        ]);
         add(self.accel.qemu_args());
-        add(&["-kernel", &self.kernel.display().to_string(), "-initrd", &self.initramfs.display().to_string()]);
+        add(&[
+            "-kernel",
+            &self.kernel.display().to_string(),
+            "-initrd",
+            &self.initramfs.display().to_string(),
+        ]);
         add(&["-append", &self.kernel_parameters()]);
-        add(&["-chardev", &format!("file,id=console,path={}", escaped(&self.console_log)), "-serial", "chardev:console"]);
-        args.extend(self.topology.qemu_args(|index| escaped(&disk_file(self.run_dir, index))));
+        add(&[
+            "-chardev",
+            &format!("file,id=console,path={}", escaped(&self.console_log)),
+            "-serial",
+            "chardev:console",
+        ]);
+        args.extend(
+            self.topology
+                .qemu_args(|index| escaped(&disk_file(self.run_dir, index))),
+        );
         args.extend(self.share_args());
         args.extend(self.port_args());
         Ok(args)
@@ -69,7 +92,10 @@ impl Layout<'_> {
     }
 
     fn share_args(&self) -> Vec<String> {
-        let tree = Share { tag: "rootfs".to_owned(), path: self.tree.root().to_owned() };
+        let tree = Share {
+            tag: "rootfs".to_owned(),
+            path: self.tree.root().to_owned(),
+        };
         let mut args = Vec::new();
         for (function, share) in [&tree].into_iter().chain(self.shares).enumerate() {
             let Share { tag, path } = share;
@@ -88,19 +114,28 @@ impl Layout<'_> {
 
     fn port_args(&self) -> Vec<String> {
         let socket = |name: &str| escaped(&socket_file(self.run_dir, name));
-        let mut chardevs: Vec<String> =
-            PORTS.iter().map(|name| format!("socket,id={name},path={}", socket(name))).collect();
+        let mut chardevs: Vec<String> = PORTS
+            .iter()
+            .map(|name| format!("socket,id={name},path={}", socket(name)))
+            .collect();
         chardevs.push(format!("file,id=dmesg,path={}", escaped(&self.kernel_log)));
         // A test in L1 can pull its own cable: the port ferry.qmp is a client of this machine's monitor.
-        chardevs.push(format!("socket,id=monitor,path={},server=on,wait=off", socket("qmp")));
+        chardevs.push(format!(
+            "socket,id=monitor,path={},server=on,wait=off",
+            socket("qmp")
+        ));
         chardevs.push(format!("socket,id=qmp,path={}", socket("qmp")));
         if self.interactive {
             chardevs.push("stdio,id=terminal,signal=off".to_owned());
         }
-        let mut args: Vec<String> =
-            chardevs.into_iter().flat_map(|chardev| ["-chardev".to_owned(), chardev]).collect();
+        let mut args: Vec<String> = chardevs
+            .into_iter()
+            .flat_map(|chardev| ["-chardev".to_owned(), chardev])
+            .collect();
         args.extend(["-mon", "chardev=monitor,mode=control"].map(str::to_owned));
-        let mut devices = vec![format!("virtio-serial-pci,addr={SERIAL_SLOT:#x},{OWN_DEVICE}")];
+        let mut devices = vec![format!(
+            "virtio-serial-pci,addr={SERIAL_SLOT:#x},{OWN_DEVICE}"
+        )];
         if self.interactive {
             // Port 0 is the one that may be a console.
             devices.push("virtconsole,chardev=terminal,nr=0".to_owned());
@@ -108,7 +143,11 @@ impl Layout<'_> {
         for name in PORTS.iter().chain(&["dmesg", "qmp"]) {
             devices.push(format!("virtserialport,chardev={name},name=ferry.{name}"));
         }
-        args.extend(devices.into_iter().flat_map(|device| ["-device".to_owned(), device]));
+        args.extend(
+            devices
+                .into_iter()
+                .flat_map(|device| ["-device".to_owned(), device]),
+        );
         args
     }
 }
@@ -149,14 +188,23 @@ mod tests {
     }
 
     fn share() -> Share {
-        Share { tag: "share0".into(), path: "/repo".into() }
+        Share {
+            tag: "share0".into(),
+            path: "/repo".into(),
+        }
     }
 
     #[test]
     fn shares_are_read_only_functions_of_one_slot() {
         let line = args(false, &[share()]).unwrap().join(" ");
-        assert!(line.contains("id=rootfs,path=/cache/root,,fs,security_model=none,readonly=on"), "{line}");
-        assert!(line.contains("fsdev=share0,mount_tag=share0,addr=0x18.1,multifunction=on"), "{line}");
+        assert!(
+            line.contains("id=rootfs,path=/cache/root,,fs,security_model=none,readonly=on"),
+            "{line}"
+        );
+        assert!(
+            line.contains("fsdev=share0,mount_tag=share0,addr=0x18.1,multifunction=on"),
+            "{line}"
+        );
     }
 
     #[test]
@@ -167,6 +215,11 @@ mod tests {
     #[test]
     fn terminal_is_only_used_by_an_interactive_machine() {
         assert!(!args(false, &[]).unwrap().join(" ").contains("stdio"));
-        assert!(args(true, &[]).unwrap().join(" ").contains("virtconsole,chardev=terminal"));
+        assert!(
+            args(true, &[])
+                .unwrap()
+                .join(" ")
+                .contains("virtconsole,chardev=terminal")
+        );
     }
 }

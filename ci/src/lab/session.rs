@@ -36,7 +36,11 @@ pub struct Expired {
 impl fmt::Display for Expired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { after, stage, tail } = self;
-        write!(f, "the lab machine was stopped after {} s, while {stage}; {tail}", after.as_secs())
+        write!(
+            f,
+            "the lab machine was stopped after {} s, while {stage}; {tail}",
+            after.as_secs()
+        )
     }
 }
 
@@ -73,19 +77,32 @@ pub(super) struct Session {
 
 impl Session {
     /// Starts QEMU. Its sockets must lie in `run_dir`.
-    pub(super) fn start(mut command: Command, run_dir: TempDir, logs: Logs, sinks: Option<Sinks>) -> Result<Self> {
+    pub(super) fn start(
+        mut command: Command,
+        run_dir: TempDir,
+        logs: Logs,
+        sinks: Option<Sinks>,
+    ) -> Result<Self> {
         let (sender, events) = mpsc::channel();
         let [control, stdout, stderr] = PORTS.map(|port| {
             let path = socket_file(run_dir.path(), port);
-            UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))
+            UnixListener::bind(&path)
+                .with_context(|| format!("cannot listen on {}", path.display()))
         });
         let (control, stdout, stderr) = (control?, stdout?, stderr?);
-        let mut qemu = command.stderr(Stdio::piped()).spawn().context("cannot start QEMU")?;
+        let mut qemu = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start QEMU")?;
         let messages = qemu.stderr.take().context("QEMU has no standard error")?;
         watch_messages(messages, File::create(&logs.qemu)?, sender.clone());
         watch_control(control, sender.clone());
         let open_streams = match sinks {
-            Some(Sinks { stdout: to_stdout, stderr: to_stderr, mark }) => {
+            Some(Sinks {
+                stdout: to_stdout,
+                stderr: to_stderr,
+                mark,
+            }) => {
                 watch_stream(stdout, to_stdout, mark.clone(), sender.clone());
                 watch_stream(stderr, to_stderr, mark, sender);
                 2
@@ -96,7 +113,15 @@ impl Session {
                 0
             }
         };
-        Ok(Self { qemu, events, run_dir: Some(run_dir), logs, open_streams, status: None, ready: false })
+        Ok(Self {
+            qemu,
+            events,
+            run_dir: Some(run_dir),
+            logs,
+            open_streams,
+            status: None,
+            ready: false,
+        })
     }
 
     /// Waits for the end of the command and returns its exit status.
@@ -108,15 +133,25 @@ impl Session {
                 return Ok(status);
             }
             let event = match deadline {
-                Some(deadline) => self.events.recv_timeout(deadline.saturating_sub(start.elapsed())),
-                None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => self
+                    .events
+                    .recv_timeout(deadline.saturating_sub(start.elapsed())),
+                None => self
+                    .events
+                    .recv()
+                    .map_err(|_| RecvTimeoutError::Disconnected),
             };
             match event {
                 Ok(Event::Gone) | Err(RecvTimeoutError::Disconnected) => return self.gone(),
                 Ok(event) => self.note(&event),
                 Err(RecvTimeoutError::Timeout) => {
                     let after = start.elapsed();
-                    return Err(Expired { after, stage: self.stage(), tail: self.tail() }.into());
+                    return Err(Expired {
+                        after,
+                        stage: self.stage(),
+                        tail: self.tail(),
+                    }
+                    .into());
                 }
             }
         }
@@ -146,8 +181,15 @@ impl Session {
         if let Some(status) = self.status {
             return Ok(status);
         }
-        let exit = self.qemu.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-        Err(anyhow!("the lab machine ended while {} (QEMU: {exit}); {}", self.stage(), self.tail()))
+        let exit = self
+            .qemu
+            .wait()
+            .map_or_else(|error| error.to_string(), |status| status.to_string());
+        Err(anyhow!(
+            "the lab machine ended while {} (QEMU: {exit}); {}",
+            self.stage(),
+            self.tail()
+        ))
     }
 
     fn stage(&self) -> &'static str {
@@ -160,10 +202,16 @@ impl Session {
 
     fn tail(&self) -> String {
         let mut text = String::new();
-        for (what, path) in [("QEMU", &self.logs.qemu), ("the L1 console", &self.logs.console)] {
+        for (what, path) in [
+            ("QEMU", &self.logs.qemu),
+            ("the L1 console", &self.logs.console),
+        ] {
             let lines = last_lines(path);
             if !lines.is_empty() {
-                text.push_str(&format!("\nlast lines of {what} ({}):\n{lines}", path.display()));
+                text.push_str(&format!(
+                    "\nlast lines of {what} ({}):\n{lines}",
+                    path.display()
+                ));
             }
         }
         if text.is_empty() {
@@ -191,7 +239,9 @@ fn watch_messages(from: impl std::io::Read + Send + 'static, mut log: File, send
 
 fn watch_control(listener: UnixListener, sender: Sender<Event>) {
     thread::spawn(move || {
-        let Ok((stream, _)) = listener.accept() else { return };
+        let Ok((stream, _)) = listener.accept() else {
+            return;
+        };
         for line in BufReader::new(stream).lines() {
             let Ok(line) = line else { return };
             let event = match line.trim().split_once(' ') {
@@ -206,7 +256,12 @@ fn watch_control(listener: UnixListener, sender: Sender<Event>) {
     });
 }
 
-fn watch_stream(listener: UnixListener, mut to: Box<dyn Write + Send>, mark: Vec<u8>, sender: Sender<Event>) {
+fn watch_stream(
+    listener: UnixListener,
+    mut to: Box<dyn Write + Send>,
+    mark: Vec<u8>,
+    sender: Sender<Event>,
+) {
     thread::spawn(move || {
         if let Ok((mut stream, _)) = listener.accept() {
             let _ = copy_to_mark(&mut stream, &mut to, &mark);
@@ -218,9 +273,16 @@ fn watch_stream(listener: UnixListener, mut to: Box<dyn Write + Send>, mark: Vec
 fn last_lines(path: &Path) -> String {
     let bytes = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+        .collect();
     let shown = &lines[lines.len().saturating_sub(TAIL)..];
-    shown.iter().map(|line| format!("  {}\n", line.replace(|c: char| c.is_control(), ""))).collect()
+    shown
+        .iter()
+        .map(|line| format!("  {}\n", line.replace(|c: char| c.is_control(), "")))
+        .collect()
 }
 
 #[cfg(test)]

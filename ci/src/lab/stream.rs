@@ -8,7 +8,11 @@ use std::io::{self, Read, Write};
 /// Copies from `from` to `to` up to the mark (not included) or the end. Returns whether the mark was seen.
 ///
 /// If `to` fails (a closed pipe), reading goes on: a full port would stop the machine.
-pub(super) fn copy_to_mark(from: &mut impl Read, to: &mut impl Write, mark: &[u8]) -> io::Result<bool> {
+pub(super) fn copy_to_mark(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    mark: &[u8],
+) -> io::Result<bool> {
     let mut held: Vec<u8> = Vec::new();
     let mut buffer = [0; 64 * 1024];
     loop {
@@ -42,7 +46,10 @@ fn pass(to: &mut impl Write, bytes: &[u8]) {
 
 /// The length of the longest end of `bytes` that begins `mark`.
 fn partial_mark(bytes: &[u8], mark: &[u8]) -> usize {
-    (1..mark.len().min(bytes.len() + 1)).rev().find(|&length| bytes.ends_with(&mark[..length])).unwrap_or(0)
+    (1..mark.len().min(bytes.len() + 1))
+        .rev()
+        .find(|&length| bytes.ends_with(&mark[..length]))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -71,13 +78,19 @@ mod tests {
 
     #[test]
     fn mark_split_over_reads_ends_the_stream() {
-        assert_eq!(copied(&[b"a\r\n\0\xff<<E", b"ND>", b">ignored"]), (true, b"a\r\n\0\xff".to_vec()));
+        assert_eq!(
+            copied(&[b"a\r\n\0\xff<<E", b"ND>", b">ignored"]),
+            (true, b"a\r\n\0\xff".to_vec())
+        );
         assert_eq!(copied(&[b"<<END>>"]), (true, b"".to_vec()));
     }
 
     #[test]
     fn false_start_of_a_mark_is_passed_on() {
-        assert_eq!(copied(&[b"x<<E", b"<<EN", b"D<", b"<END>>"]), (true, b"x<<E<<END".to_vec()));
+        assert_eq!(
+            copied(&[b"x<<E", b"<<EN", b"D<", b"<END>>"]),
+            (true, b"x<<E<<END".to_vec())
+        );
     }
 
     #[test]
@@ -96,7 +109,12 @@ mod tests {
                 Ok(())
             }
         }
-        let ended = copy_to_mark(&mut Pieces(vec![b"a", b"b<<END>>"]), &mut Closed, b"<<END>>").unwrap();
+        let ended = copy_to_mark(
+            &mut Pieces(vec![b"a", b"b<<END>>"]),
+            &mut Closed,
+            b"<<END>>",
+        )
+        .unwrap();
         assert!(ended);
     }
 }

@@ -55,16 +55,43 @@ use Part::{Device, Disk, Nic, RootPort};
 const IOMMU_ON: &str = "intel_iommu=on iommu=pt";
 
 const NIC_PARTS: &[Part] = &[
-    RootPort { id: "rp1", slot: 0x10 },
-    RootPort { id: "rp2", slot: 0x11 },
-    RootPort { id: "rp3", slot: 0x12 },
-    RootPort { id: "rp4", slot: 0x13 },
-    Nic { device: "igb,bus=rp1,mac=52:54:00:00:01:00", hub: 1 },
-    Nic { device: "igb,bus=rp2,mac=52:54:00:00:02:00", hub: 1 },
-    Disk { device: "nvme,bus=rp3,serial=ferry", mebibytes: 512 },
+    RootPort {
+        id: "rp1",
+        slot: 0x10,
+    },
+    RootPort {
+        id: "rp2",
+        slot: 0x11,
+    },
+    RootPort {
+        id: "rp3",
+        slot: 0x12,
+    },
+    RootPort {
+        id: "rp4",
+        slot: 0x13,
+    },
+    Nic {
+        device: "igb,bus=rp1,mac=52:54:00:00:01:00",
+        hub: 1,
+    },
+    Nic {
+        device: "igb,bus=rp2,mac=52:54:00:00:02:00",
+        hub: 1,
+    },
+    Disk {
+        device: "nvme,bus=rp3,serial=ferry",
+        mebibytes: 512,
+    },
     Device("pcie-pci-bridge,id=conventional,bus=rp4"),
-    Nic { device: "e1000,bus=conventional,addr=1,mac=52:54:00:00:05:01", hub: 2 },
-    Nic { device: "rtl8139,bus=conventional,addr=2,mac=52:54:00:00:05:02", hub: 2 },
+    Nic {
+        device: "e1000,bus=conventional,addr=1,mac=52:54:00:00:05:01",
+        hub: 2,
+    },
+    Nic {
+        device: "rtl8139,bus=conventional,addr=2,mac=52:54:00:00:05:02",
+        hub: 2,
+    },
     // The default mask of 28 bits would keep its DMA engine out of most of a guest's memory.
     Device("edu,addr=0x0b,dma_mask=0xffffffffff"),
 ];
@@ -107,10 +134,16 @@ pub const TOPOLOGIES: &[Topology] = &[
 
 /// Finds a topology by name.
 pub fn topology(name: &str) -> Result<&'static Topology> {
-    TOPOLOGIES.iter().find(|topology| topology.name == name).with_context(|| {
-        let names: Vec<_> = TOPOLOGIES.iter().map(|topology| topology.name).collect();
-        format!("there is no topology {name}; there are {}", names.join(", "))
-    })
+    TOPOLOGIES
+        .iter()
+        .find(|topology| topology.name == name)
+        .with_context(|| {
+            let names: Vec<_> = TOPOLOGIES.iter().map(|topology| topology.name).collect();
+            format!(
+                "there is no topology {name}; there are {}",
+                names.join(", ")
+            )
+        })
 }
 
 impl Topology {
@@ -120,10 +153,16 @@ impl Topology {
         for (index, part) in self.parts.iter().enumerate() {
             match part {
                 RootPort { id, slot } => {
-                    args.extend(pair("-device", format!("pcie-root-port,id={id},chassis={slot},slot={slot},addr={slot:#x}")));
+                    args.extend(pair(
+                        "-device",
+                        format!("pcie-root-port,id={id},chassis={slot},slot={slot},addr={slot:#x}"),
+                    ));
                 }
                 Nic { device, hub } => {
-                    args.extend(pair("-netdev", format!("hubport,id=net{index},hubid={hub}")));
+                    args.extend(pair(
+                        "-netdev",
+                        format!("hubport,id=net{index},hubid={hub}"),
+                    ));
                     args.extend(pair("-device", format!("{device},netdev=net{index}")));
                 }
                 Disk { device, .. } => {
@@ -143,10 +182,13 @@ impl Topology {
 
     /// The disks: their place in the list of parts and their size in MiB.
     pub(super) fn disks(&self) -> impl Iterator<Item = (usize, u32)> {
-        self.parts.iter().enumerate().filter_map(|(index, part)| match part {
-            Disk { mebibytes, .. } => Some((index, *mebibytes)),
-            _ => None,
-        })
+        self.parts
+            .iter()
+            .enumerate()
+            .filter_map(|(index, part)| match part {
+                Disk { mebibytes, .. } => Some((index, *mebibytes)),
+                _ => None,
+            })
     }
 }
 
@@ -164,9 +206,18 @@ mod tests {
         iommu: "intremap=off",
         kernel: "",
         parts: &[
-            RootPort { id: "rp1", slot: 0x10 },
-            Nic { device: "igb,bus=rp1", hub: 7 },
-            Disk { device: "nvme,serial=x", mebibytes: 1 },
+            RootPort {
+                id: "rp1",
+                slot: 0x10,
+            },
+            Nic {
+                device: "igb,bus=rp1",
+                hub: 7,
+            },
+            Disk {
+                device: "nvme,serial=x",
+                mebibytes: 1,
+            },
             Device("edu"),
         ],
         inventory: &[],
@@ -190,7 +241,14 @@ mod tests {
     #[test]
     fn names_are_unique_and_root_ports_stay_out_of_the_machines_slots() {
         for (index, one) in TOPOLOGIES.iter().enumerate() {
-            assert!(TOPOLOGIES.iter().skip(index + 1).all(|other| other.name != one.name), "{}", one.name);
+            assert!(
+                TOPOLOGIES
+                    .iter()
+                    .skip(index + 1)
+                    .all(|other| other.name != one.name),
+                "{}",
+                one.name
+            );
             for part in one.parts {
                 if let RootPort { slot, .. } = part {
                     assert!((1..0x18).contains(slot), "{}: slot {slot:#x}", one.name);
@@ -202,6 +260,9 @@ mod tests {
     #[test]
     fn unknown_name_lists_the_known_ones() {
         let error = topology("nothing").unwrap_err().to_string();
-        assert!(error.contains("nic") && error.contains("noiommu"), "{error}");
+        assert!(
+            error.contains("nic") && error.contains("noiommu"),
+            "{error}"
+        );
     }
 }
