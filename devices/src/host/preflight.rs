@@ -102,7 +102,10 @@ pub fn obstacles(
     let first_grouped = walk.seen_groups.first().map(|(_, sbdf)| *sbdf);
     if let Some(sbdf) = first_grouped {
         walk.keep(remapping::check(root, sbdf));
-        walk.keep(vfio_node::check_container(root, limits));
+        // Loading vfio-pci, already the remedy of another, brings the container and its backend.
+        if !walk.lacks_vfio_pci() {
+            walk.keep(vfio_node::check_container(root, limits));
+        }
     }
     if !requirements.devices.is_empty() {
         let low = memlock::check(requirements.guest_ram, limits);
@@ -129,6 +132,18 @@ impl Walk<'_> {
             Err(error) => self.found.push(error.into()),
         }
         true
+    }
+
+    fn lacks_vfio_pci(&self) -> bool {
+        self.found.iter().any(|obstacle| {
+            matches!(
+                obstacle,
+                Obstacle::Binding(BindingObstacle::NotOnVfio {
+                    vfio_pci_loaded: false,
+                    ..
+                })
+            )
+        })
     }
 
     fn device(&mut self, index: usize, sbdf: HostSbdf) {
@@ -261,6 +276,17 @@ mod tests {
             text.contains("it holds 'banana', not a hexadecimal number"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn vfio_pci_not_loaded_hides_the_nodes_it_brings() {
+        let host = SavedHost::intel();
+        host.function(NIC, Some("igb"), Some(16));
+        host.remove("sys/bus/pci/drivers/vfio-pci");
+        host.remove("sys/module/vfio_iommu_type1");
+        host.remove("dev/vfio");
+        let text = host.problem(&[NIC.0], &FakeLimits::generous());
+        assert!(text.contains("the vfio-pci module is not loaded"), "{text}");
     }
 
     #[test]

@@ -76,6 +76,8 @@ impl SavedHost {
         host.file("dev/kvm", "");
         host.file("dev/vfio/vfio", "");
         host.file("sys/bus/pci/drivers/vfio-pci/new_id", "");
+        let parameters = "sys/module/vfio_iommu_type1/parameters";
+        host.file(&format!("{parameters}/allow_unsafe_interrupts"), "N\n");
         host
     }
 

@@ -17,6 +17,9 @@ pub enum VfioNodeObstacle {
         /// Whether the vfio module is loaded.
         vfio_loaded: bool,
     },
+    /// The container would have no IOMMU backend: `VFIO_SET_IOMMU` would return ENODEV.
+    #[error("VFIO can't use the IOMMU: vfio_iommu_type1 is not loaded")]
+    NoType1,
     /// The function is on vfio-pci, but its group has no node.
     #[error("/dev/vfio/{group} is missing, the group of {sbdf}")]
     NoGroup {
@@ -58,6 +61,13 @@ pub(super) fn check_container(
 ) -> Result<Option<VfioNodeObstacle>, HostError> {
     let node = "/dev/vfio/vfio";
     Ok(match access(root, limits, node)? {
+        Some(access) if access.verdict == Verdict::Granted => {
+            // iommufd can stand in for the container (CONFIG_IOMMUFD_VFIO_CONTAINER).
+            let backed = ["vfio_iommu_type1", "iommufd"]
+                .iter()
+                .any(|module| root.exists(format!("sys/module/{module}")));
+            (!backed).then_some(VfioNodeObstacle::NoType1)
+        }
         Some(access) => denied(node.to_owned(), access),
         None => Some(VfioNodeObstacle::NoContainer {
             vfio_loaded: root.exists("sys/module/vfio"),
@@ -93,6 +103,12 @@ impl VfioNodeObstacle {
                  without CONFIG_VFIO_CONTAINER"
                     .to_owned(),
                 "pass it in: docker run --device /dev/vfio …".to_owned(),
+            ),
+            Self::NoType1 => (
+                "vfio is loaded without its IOMMU backend, which modprobe adds by itself unless \
+                 told not to"
+                    .to_owned(),
+                "sudo modprobe vfio_iommu_type1".to_owned(),
             ),
             Self::NoGroup { group, sbdf } => (
                 format!("{sbdf} is on vfio-pci, yet the node of its group is not in this /dev"),
@@ -138,6 +154,24 @@ mod tests {
         );
         let text = host.problem(&[NIC.0], &FakeLimits::generous());
         assert!(text.contains("CONFIG_VFIO_CONTAINER"), "{text}");
+    }
+
+    #[test]
+    fn iommu_backend_not_loaded() {
+        let host = SavedHost::intel();
+        host.remove("sys/module/vfio_iommu_type1");
+        assert_eq!(
+            host.problem(&[NIC.0], &FakeLimits::generous()),
+            "VFIO can't use the IOMMU: vfio_iommu_type1 is not loaded\n  \
+             why: vfio is loaded without its IOMMU backend, which modprobe adds by itself unless told \
+             not to\n  \
+             fix: sudo modprobe vfio_iommu_type1"
+        );
+        host.file(
+            "sys/module/iommufd/parameters/allow_unsafe_interrupts",
+            "N\n",
+        );
+        assert_eq!(host.problems(&[NIC.0], &FakeLimits::generous()), []);
     }
 
     #[test]
