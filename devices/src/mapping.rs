@@ -222,4 +222,37 @@ impl HostRange {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// Asks the kernel to back the range by huge pages where it can.
+    ///
+    /// # Errors
+    /// `EINVAL` where the kernel has no transparent huge pages.
+    pub fn advise_huge_pages(&self) -> io::Result<()> {
+        self.advise(libc::MADV_HUGEPAGE)
+    }
+
+    /// Faults every page of the range in, writable, without changing what it holds.
+    ///
+    /// # Errors
+    /// `ENOMEM` when the host has no memory left; `EINVAL` before Linux 5.14.
+    pub fn populate(&self) -> io::Result<()> {
+        self.advise(libc::MADV_POPULATE_WRITE)
+    }
+
+    fn advise(&self, advice: libc::c_int) -> io::Result<()> {
+        let address = self.address() as *mut libc::c_void;
+        // SAFETY: the range lies inside a mapping that `self` keeps alive, and neither advice used
+        // here changes the contents of memory or ends the mapping.
+        if unsafe { libc::madvise(address, self.len, advice) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    /// `len` bytes from `offset` of this range; `None` when they don't lie inside it.
+    #[must_use]
+    pub fn part(&self, offset: usize, len: usize) -> Option<Self> {
+        let end = offset.checked_add(len)?;
+        (end <= self.len).then(|| Self::new(Arc::clone(&self.mapping), self.offset + offset, len))?
+    }
 }

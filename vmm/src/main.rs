@@ -1,2 +1,10 @@
-//! x
-fn main(){}
+//! `ferry`: hands a real PCI device to a Linux guest.
+
+mod cli;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    cli::main(Instant::now())
+}

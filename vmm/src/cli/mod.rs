@@ -1,0 +1,98 @@
+//! The command line: the only place that parses text and renders errors.
+
+mod device;
+mod run;
+mod size;
+mod suggest;
+
+use clap::{Parser, Subcommand};
+use devices::host::Problem;
+use log::LevelFilter;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Hands a real PCI device to a Linux guest.
+#[derive(Parser)]
+#[command(name = "ferry", version, arg_required_else_help = true)]
+struct Arguments {
+    /// Say more on standard error: -v what is decided, -vv what is done, -vvv everything
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Arguments),
+}
+
+/// Ferry's own exit codes. They are even: a guest's status from the debug-exit port is odd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    /// The command line is wrong.
+    Usage = 2,
+    /// The host can't run this guest; it was never started.
+    HostSetUp = 4,
+    /// The guest crashed.
+    GuestCrash = 6,
+    /// The host failed while the guest ran.
+    HostFailure = 8,
+    /// The user or a signal stopped Ferry.
+    Stopped = 10,
+    /// The guest reset itself, and `--no-reboot` was given.
+    GuestReset = 12,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// What ends a command early: one problem or several, and the exit code.
+struct Failure {
+    exit: Exit,
+    problems: Vec<Problem>,
+}
+
+impl Failure {
+    fn usage(problem: Problem) -> Self {
+        Self {
+            exit: Exit::Usage,
+            problems: vec![problem],
+        }
+    }
+}
+
+/// Runs the command that the process's arguments name.
+pub(crate) fn main(start: Instant) -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log(arguments.verbose);
+    let result = match arguments.command {
+        Command::Run(arguments) => run::run(arguments, start),
+    };
+    result.unwrap_or_else(|failure| {
+        for problem in &failure.problems {
+            eprintln!("ferry: {problem}");
+        }
+        failure.exit.into()
+    })
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .format(|out, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "ferry: {level}: {}", record.args())
+        })
+        .init();
+}

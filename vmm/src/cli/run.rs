@@ -1,0 +1,230 @@
+//! `ferry run`.
+
+use super::suggest::nearest;
+use super::{Exit, Failure, device, size};
+use clap::ValueEnum;
+use devices::host::{CurrentProcess, HostRoot, Problem, RunRequirements, preflight};
+use devices::pci::HostSbdf;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+use vmm::machine::{Machine, Outcome, run as run_machine};
+use vmm::spec::{CpuCount, MachineSpec, SerialSpec, StatsSpec, place};
+use vmm::stats::{StartupTimes, Stopwatch, micros};
+
+/// Run a Linux guest with assigned PCI devices
+///
+/// Exit codes: 0 the guest powered off; odd: the guest's own status, (value << 1) | 1 of a write to
+/// I/O port 0xf4; 2 usage; 4 the host can't run this guest, which was never started; 6 the guest
+/// crashed; 8 the host failed while the guest ran; 10 stopped by Ctrl-A x or a signal; 12 the guest
+/// reset itself and --no-reboot was given.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The guest's kernel: a bzImage (as /boot/vmlinuz-*) or an ELF vmlinux
+    #[arg(long, value_name = "PATH")]
+    kernel: PathBuf,
+    /// The guest's initramfs
+    #[arg(long, value_name = "PATH")]
+    initramfs: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, value_name = "STRING", default_value = "console=ttyS0")]
+    cmdline: String,
+    /// Number of vCPUs, 1 to 254
+    #[arg(long, value_name = "N", default_value = "1")]
+    cpus: String,
+    /// Guest RAM: 512M, 5G
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    memory: String,
+    /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]]; may be repeated
+    #[arg(long, value_name = "host=BDF[,…]")]
+    device: Vec<String>,
+    /// The serial console: tty (Ctrl-A x quits), none, or file=PATH
+    #[arg(long, value_name = "tty|none|file=PATH", default_value = "tty")]
+    serial: String,
+    /// Write figures as JSON to PATH (- is standard output) at exit and on SIGUSR1
+    #[arg(long, value_name = "PATH|-")]
+    stats: Option<String>,
+    /// End, with exit code 12 (6 after a triple fault), instead of booting the guest again
+    #[arg(long)]
+    no_reboot: bool,
+}
+
+/// Builds the machine, runs it, and turns its end into an exit code.
+pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Failure> {
+    let spec = arguments.spec().map_err(Failure::usage)?;
+    check_host(&spec)?;
+    let stopwatch = Stopwatch {
+        start,
+        startup: StartupTimes {
+            parse: micros(start.elapsed()),
+            ..StartupTimes::default()
+        },
+    };
+    let set_up = |error: vmm::machine::MachineError| Failure {
+        exit: Exit::HostSetUp,
+        problems: vec![error.problem()],
+    };
+    let machine = Machine::build(spec, stopwatch).map_err(set_up)?;
+    let outcome = run_machine(machine).map_err(set_up)?;
+    Ok(exit_code(&outcome))
+}
+
+/// Looks at the host before anything is opened.
+fn check_host(spec: &MachineSpec) -> Result<(), Failure> {
+    let devices: Vec<HostSbdf> = spec.devices.iter().map(|device| device.host).collect();
+    let requirements = RunRequirements {
+        devices: &devices,
+        guest_ram: spec.memory.bytes(),
+    };
+    preflight(&HostRoot::system(), &requirements, &CurrentProcess).map_err(|problems| Failure {
+        exit: Exit::HostSetUp,
+        problems,
+    })
+}
+
+fn exit_code(outcome: &Outcome) -> ExitCode {
+    match outcome {
+        Outcome::PoweredOff => ExitCode::SUCCESS,
+        // As QEMU's isa-debug-exit: the status is a byte, its top bit is lost.
+        Outcome::GuestStatus(value) => ExitCode::from(value.wrapping_shl(1) | 1),
+        Outcome::Reset => Exit::GuestReset.into(),
+        Outcome::Stopped => Exit::Stopped.into(),
+        Outcome::Crashed(detail) => {
+            eprintln!("ferry: the guest crashed: {detail}");
+            Exit::GuestCrash.into()
+        }
+        Outcome::HostFailed(detail) => {
+            eprintln!("ferry: the guest was stopped: {detail}");
+            Exit::HostFailure.into()
+        }
+    }
+}
+
+impl Arguments {
+    fn spec(self) -> Result<MachineSpec, Problem> {
+        let cpus = cpus(&self.cpus)?;
+        let memory = size::parse(&self.memory)?;
+        let requests = self
+            .device
+            .iter()
+            .map(|text| device::parse(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        let devices = place(&requests).map_err(|error| {
+            Problem::new(
+                "these devices can't be in one guest",
+                error.to_string(),
+                "give each --device its own host=, id= and addr=, with function 0 in every slot",
+            )
+        })?;
+        Ok(MachineSpec {
+            kernel: self.kernel,
+            initramfs: self.initramfs,
+            cmdline: self.cmdline,
+            cpus,
+            memory,
+            devices,
+            serial: serial(&self.serial)?,
+            stats: self.stats.map(stats).transpose()?,
+            no_reboot: self.no_reboot,
+        })
+    }
+}
+
+fn cpus(text: &str) -> Result<CpuCount, Problem> {
+    text.parse().ok().and_then(CpuCount::new).ok_or_else(|| {
+        Problem::new(
+            format!("--cpus {text} is no usable number"),
+            format!("a guest has 1 to {} vCPUs", CpuCount::MAX),
+            "give a number in that range, e.g. --cpus 4",
+        )
+    })
+}
+
+/// The words that `--serial` takes, for suggestions.
+#[derive(Clone, Copy, ValueEnum)]
+enum SerialWord {
+    Tty,
+    None,
+    File,
+}
+
+fn serial(text: &str) -> Result<SerialSpec, Problem> {
+    let (word, path) = match text.split_once('=') {
+        Some((word, path)) => (word, Some(path)),
+        None => (text, None),
+    };
+    let problem = |why: String, remedy: String| {
+        Problem::new(format!("--serial {text} is not understood"), why, remedy)
+    };
+    match (SerialWord::from_str(word, false), path) {
+        (Ok(SerialWord::Tty), None) => Ok(SerialSpec::Terminal),
+        (Ok(SerialWord::None), None) => Ok(SerialSpec::Absent),
+        (Ok(SerialWord::File), Some(path)) if !path.is_empty() => Ok(SerialSpec::File(path.into())),
+        (Ok(SerialWord::File), _) => Err(problem(
+            "file needs a path".to_owned(),
+            "write --serial file=PATH".to_owned(),
+        )),
+        (Ok(_), Some(_)) => Err(problem(
+            format!("'{word}' takes no value"),
+            format!("write --serial {word}"),
+        )),
+        (Err(_), _) => Err(problem(
+            format!("'{word}' is none of tty, none, file"),
+            nearest(word, &["tty", "none", "file"]).map_or_else(
+                || "write --serial tty, none or file=PATH".to_owned(),
+                |known| format!("did you mean '{known}'?"),
+            ),
+        )),
+    }
+}
+
+/// A path that can't be written is found out now and not when the guest has run for a day.
+fn stats(text: String) -> Result<StatsSpec, Problem> {
+    if text == "-" {
+        return Ok(StatsSpec::Stdout);
+    }
+    let path = PathBuf::from(&text);
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => std::path::Path::new("."),
+    };
+    let writable = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK);
+    if path.is_dir() || path.file_name().is_none() {
+        return Err(Problem::new(
+            format!("--stats {text} can't be written"),
+            "it is a folder",
+            "name a file, or - for standard output",
+        ));
+    }
+    writable.map_err(|error| {
+        Problem::new(
+            format!("--stats {text} can't be written"),
+            format!("{}: {}", folder.display(), std::io::Error::from(error)),
+            "name a file in a folder that exists and is yours, or - for standard output",
+        )
+    })?;
+    Ok(StatsSpec::File(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_words_are_understood_and_slips_corrected() {
+        assert_eq!(serial("tty").unwrap(), SerialSpec::Terminal);
+        assert_eq!(serial("none").unwrap(), SerialSpec::Absent);
+        assert_eq!(serial("file=/x").unwrap(), SerialSpec::File("/x".into()));
+        assert_eq!(serial("ttty").unwrap_err().remedy, "did you mean 'tty'?");
+        for text in ["", "file", "file=", "tty=1"] {
+            assert!(serial(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stats_path_that_cannot_be_written_is_refused_early() {
+        assert!(stats("/nonexistent/figures.json".to_owned()).is_err());
+        assert!(stats("/".to_owned()).is_err());
+        assert_eq!(stats("-".to_owned()).unwrap(), StatsSpec::Stdout);
+    }
+}

@@ -1,0 +1,16 @@
+//! KVM: the virtual machine, its vCPUs, its memslots and its interrupt routes.
+//!
+//! Only this module names kvm-ioctls. The full in-kernel irqchip (PIC, IOAPIC, local APICs) is used,
+//! so that level-triggered interrupts can be resampled inside the kernel.
+
+mod routing;
+mod slots;
+mod sys;
+mod vcpu;
+mod vm;
+
+pub use routing::{GsiRouting, RoutingError};
+pub use slots::MemorySlots;
+pub use vcpu::{CpuState, VcpuSetupError, kick_signal};
+pub use vcpu::{Vcpu, VcpuRunner};
+pub use vm::{Hypervisor, IrqchipState, KvmError, Vm};

@@ -1,0 +1,99 @@
+//! The KVM ioctls that kvm-ioctls 0.25 offers only as `unsafe`, or not at all.
+#![expect(unsafe_code, reason = "KVM ioctls; docs/adr/0002")]
+
+use devices::mapping::HostRange;
+use kvm_bindings::{KVMIO, kvm_pre_fault_memory, kvm_userspace_memory_region};
+use kvm_ioctls::{VcpuFd, VmFd};
+use std::io;
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
+use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
+
+/// `struct kvm_signal_mask` with room for the kernel's 64 signals.
+#[repr(C, packed)]
+struct SignalMask {
+    len: u32,
+    set: [u8; 8],
+}
+
+/// The header that the ioctl number encodes: `kvm_signal_mask` without its flexible array.
+#[repr(C)]
+struct SignalMaskHeader {
+    len: u32,
+}
+
+ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHeader);
+ioctl_iowr_nr!(KVM_PRE_FAULT_MEMORY, KVMIO, 0xd5, kvm_pre_fault_memory);
+
+/// Makes memslot `slot` show `host` at `guest_address`.
+///
+/// The caller keeps `host` alive until [`remove_slot`].
+pub(super) fn set_slot(
+    vm: &VmFd,
+    slot: u32,
+    guest_address: u64,
+    host: &HostRange,
+) -> io::Result<()> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        guest_phys_addr: guest_address,
+        memory_size: host.len() as u64,
+        userspace_addr: host.address() as u64,
+        flags: 0,
+    };
+    // SAFETY: `host` is mapped for its whole length, and `MemorySlots` keeps it so until after the
+    // slot was removed. The memory is not borrowed as Rust data anywhere: guest RAM is only reached
+    // through vm-memory's volatile accesses, device memory not at all.
+    unsafe { vm.set_user_memory_region(region) }.map_err(from_errno)
+}
+
+/// Removes memslot `slot`, which was at `guest_address`.
+pub(super) fn remove_slot(vm: &VmFd, slot: u32, guest_address: u64) -> io::Result<()> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        guest_phys_addr: guest_address,
+        memory_size: 0,
+        userspace_addr: 0,
+        flags: 0,
+    };
+    // SAFETY: a size of 0 deletes the slot; no memory is referred to.
+    unsafe { vm.set_user_memory_region(region) }.map_err(from_errno)
+}
+
+/// While the guest runs, blocks all signals but `signal`, so that one that is pending (blocked by the
+/// thread) ends `KVM_RUN` with `EINTR`: no window exists in which it could be missed.
+pub(super) fn unblock_only_while_running(vcpu: &VcpuFd, signal: i32) -> io::Result<()> {
+    let bit = u64::try_from(signal - 1).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let mask = SignalMask {
+        len: 8,
+        set: (!(1_u64 << bit)).to_le_bytes(),
+    };
+    // SAFETY: KVM_SET_SIGNAL_MASK reads `len` and then `len` bytes of set, which `SignalMask` has
+    // right behind it (packed, 12 bytes).
+    let result = unsafe { ioctl_with_ref(vcpu, KVM_SET_SIGNAL_MASK(), &mask) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Maps `len` bytes of guest memory from `guest_address` into the vCPU's page tables before the
+/// guest touches them (Linux 6.11; `ENOTTY` or `EOPNOTSUPP` elsewhere). Returns the bytes left.
+pub(super) fn pre_fault(vcpu: &VcpuFd, guest_address: u64, len: u64) -> io::Result<u64> {
+    let mut range = kvm_pre_fault_memory {
+        gpa: guest_address,
+        size: len,
+        ..Default::default()
+    };
+    // SAFETY: KVM_PRE_FAULT_MEMORY reads and updates the struct passed, and touches only guest
+    // memory of existing memslots.
+    let result = unsafe { ioctl_with_mut_ref(vcpu, KVM_PRE_FAULT_MEMORY(), &mut range) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(range.size)
+}
+
+/// An errno of kvm-ioctls as an [`io::Error`].
+pub(super) fn from_errno(error: kvm_ioctls::Error) -> io::Error {
+    io::Error::from_raw_os_error(error.errno())
+}

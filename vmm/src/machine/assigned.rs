@@ -1,0 +1,136 @@
+//! The assigned devices and the IOMMU context that they share.
+
+use super::MachineError;
+use crate::kvm::{GsiRouting, Vm};
+use crate::memory::{GuestRam, MemoryMap};
+use crate::spec::DeviceSpec;
+use arch::x86_64::layout::{self, PAGE_SIZE};
+use devices::memory::MemoryListener;
+use devices::pci::PciFunction;
+use devices::vfio::{
+    OpenedDevice, PassthroughPlan, PassthroughSpec, VfioContext, VfioPciDevice, VfioProbe,
+};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where the kernel lists PCI functions.
+const PCI_DEVICES: &str = "/sys/bus/pci/devices";
+
+/// An assigned device and what the user said of it.
+pub(super) struct Assigned {
+    /// The user's words.
+    pub spec: DeviceSpec,
+    /// The device.
+    pub device: Arc<VfioPciDevice>,
+}
+
+/// The devices of a machine that has any.
+pub(super) struct AssignedDevices {
+    /// In the user's order.
+    ///
+    /// Invariant: dropped before the context, whose container they are in.
+    pub devices: Vec<Assigned>,
+    context: Arc<VfioContext>,
+}
+
+impl AssignedDevices {
+    /// Opens every device; the host's kernel resets each as it does.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub(super) fn open(
+        specs: &[DeviceSpec],
+        vm: &Vm,
+        routing: &GsiRouting,
+    ) -> Result<Self, MachineError> {
+        let context = Arc::new(VfioContext::new(Some(vm.vfio_device()?))?);
+        let mut devices = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let slot = spec.guest.device();
+            let multifunction = specs
+                .iter()
+                .any(|other| other.guest.device() == slot && other.guest.function() > 0);
+            let device = open_one(spec, multifunction, &context, routing)?;
+            devices.push(Assigned {
+                spec: spec.clone(),
+                device,
+            });
+        }
+        Ok(Self { devices, context })
+    }
+
+    /// The devices as PCI functions.
+    #[must_use]
+    pub(super) fn functions(&self) -> Vec<Arc<dyn PciFunction>> {
+        self.devices
+            .iter()
+            .map(|assigned| Arc::clone(&assigned.device) as Arc<dyn PciFunction>)
+            .collect()
+    }
+
+    /// Lets the devices reach guest RAM: the IOMMU context follows `memory` from now on.
+    ///
+    /// # Errors
+    /// [`MachineError::Iova`], [`MachineError::DmaMap`].
+    pub(super) fn map_memory(
+        &self,
+        ram: &GuestRam,
+        memory: &MemoryMap,
+    ) -> Result<(), MachineError> {
+        match self.context.limits() {
+            Ok(limits) => check_reachable(ram, &limits.iova_ranges)?,
+            Err(error) => log::warn!("the IOMMU does not tell its limits: {error}"),
+        }
+        let listener = Arc::clone(&self.context) as Arc<dyn MemoryListener>;
+        memory.add_listener(listener).map_err(MachineError::DmaMap)
+    }
+}
+
+fn open_one(
+    spec: &DeviceSpec,
+    multifunction: bool,
+    context: &VfioContext,
+    routing: &GsiRouting,
+) -> Result<Arc<VfioPciDevice>, MachineError> {
+    let failed = |source| MachineError::Device {
+        host: spec.host,
+        source,
+    };
+    let opened = OpenedDevice::open(Path::new(PCI_DEVICES), spec.host, context).map_err(failed)?;
+    let probe = VfioProbe::read(&opened).map_err(failed)?;
+    let wanted = PassthroughSpec {
+        name: spec.id.clone(),
+        sbdf: spec.host,
+        guest: spec.guest,
+        multifunction,
+        intx_gsi: Some(layout::intx_gsi(spec.guest.device(), 0)),
+        page_size: PAGE_SIZE,
+    };
+    let plan = PassthroughPlan::new(&probe, &wanted)?;
+    for line in plan.describe() {
+        log::info!("{line}");
+    }
+    let (msi, intx) = (Arc::new(routing.clone()), Arc::new(routing.clone()));
+    VfioPciDevice::realise(opened, plan, msi, intx).map_err(failed)
+}
+
+/// An IOMMU that tells no ranges is old and maps everything.
+fn check_reachable(ram: &GuestRam, usable: &[RangeInclusive<u64>]) -> Result<(), MachineError> {
+    if usable.is_empty() {
+        return Ok(());
+    }
+    for region in ram.regions() {
+        let last = region.guest_address + (region.host.len() as u64 - 1);
+        let inside = |range: &RangeInclusive<u64>| {
+            range.contains(&region.guest_address) && range.contains(&last)
+        };
+        if !usable.iter().any(inside) {
+            return Err(MachineError::Iova {
+                ram: region.guest_address..=last,
+                usable: usable.to_vec(),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,333 @@
+//! Building a machine: everything up to the first instruction, as much of it at once as can be.
+
+use super::assigned::AssignedDevices;
+use super::buses::Buses;
+use super::kernel::{ImageFile, Kernel, write_blobs};
+use super::mailbox::Mailbox;
+use super::pci_host::{PciHost, Windows};
+use super::platform::{self, Console};
+use super::vcpu_loop::{VcpuContext, VcpuThread};
+use super::{MachineError, bars, process};
+use crate::kvm::{GsiRouting, Hypervisor, IrqchipState, MemorySlots, Vcpu, Vm};
+use crate::memory::{GuestRam, MemoryMap};
+use crate::spec::MachineSpec;
+use crate::stats::{ExitCounters, Stopwatch, micros};
+use arch::platform::{MemoryRange, PciWindow, PlatformDescription};
+use arch::x86_64::cpuid::{CpuIdentity, KVM_APIC_BUS_HZ, phys_bits};
+use arch::x86_64::regs::EntryPoint;
+use arch::x86_64::{acpi, layout};
+use devices::pci::{PciFunction, PciSegment};
+use kvm_bindings::kvm_cpuid_entry2;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Instant;
+
+/// A virtual machine: built, not running.
+///
+/// Fields are dropped in their order: the vCPUs before the devices they enter, the devices before
+/// the memory they reach, everything before the VM.
+pub struct Machine {
+    pub(super) vcpus: Vec<Vcpu>,
+    pub(super) counters: Vec<Arc<ExitCounters>>,
+    pub(super) context: Arc<VcpuContext>,
+    pub(super) console: Option<Console>,
+    pub(super) pci: Arc<PciHost>,
+    pub(super) assigned: Option<AssignedDevices>,
+    pub(super) memory: Arc<MemoryMap>,
+    pub(super) ram: GuestRam,
+    pub(super) spec: MachineSpec,
+    pub(super) stopwatch: Stopwatch,
+    pub(super) boots: u64,
+    platform: PlatformDescription,
+    images: Images,
+    irqchip: IrqchipState,
+    vm: Arc<Vm>,
+}
+
+/// The files that are loaded at each boot.
+struct Images {
+    kernel: Kernel,
+    initramfs: Option<ImageFile>,
+}
+
+impl Images {
+    fn open(spec: &MachineSpec) -> Result<Self, MachineError> {
+        let kernel = Kernel::open(&spec.kernel)?;
+        let initramfs = spec.initramfs.as_deref().map(ImageFile::open).transpose()?;
+        Ok(Self { kernel, initramfs })
+    }
+}
+
+impl Machine {
+    /// Builds the machine that `spec` describes and puts the guest into its memory.
+    ///
+    /// # Errors
+    /// [`MachineError`]; nothing on the host stays changed.
+    pub fn build(spec: MachineSpec, stopwatch: Stopwatch) -> Result<Self, MachineError> {
+        let images = Images::open(&spec)?;
+        let hypervisor = Hypervisor::open()?;
+        let supported = hypervisor.supported_cpuid()?;
+        let platform = describe(&spec, 0, &supported)?;
+        images
+            .kernel
+            .check_fit(images.initramfs.as_ref(), &platform)?;
+        super::host_memory::check(&spec)?;
+        let vm = hypervisor.create_vm(spec.cpus.get())?;
+        let irqchip = vm.irqchip_state()?;
+        let routing = GsiRouting::new(Arc::clone(&vm))?;
+        let mailbox = Arc::new(Mailbox::new().map_err(process("eventfd"))?);
+        let buses = Arc::new(Buses::default());
+        let console = platform::attach(&buses, &routing, &mailbox, &spec.serial)?;
+        let ram = GuestRam::new(&platform.ram)?;
+        let memory = Arc::new(MemoryMap::new());
+        for region in ram.regions() {
+            memory.add(region.clone())?;
+        }
+        memory.add_listener(Arc::new(MemorySlots::new(Arc::clone(&vm))))?;
+        let mut stopwatch = stopwatch;
+        let assigned = open_devices(&spec, &vm, &routing, &ram, &mut stopwatch)?;
+        let functions = assigned
+            .as_ref()
+            .map(AssignedDevices::functions)
+            .unwrap_or_default();
+        let needed = bars::window_64_needed(&functions);
+        let platform = describe(&spec, needed, &supported)?;
+        let pci = pci_host(&platform, &memory, &buses, assigned.as_ref())?;
+        let vcpus = vcpus(&hypervisor, &vm, &spec, &supported)?;
+        let counters = vcpus.iter().map(|_| Arc::default()).collect();
+        let mut machine = Self {
+            vcpus,
+            counters,
+            context: Arc::new(VcpuContext {
+                buses,
+                mailbox,
+                first_run: OnceLock::new(),
+            }),
+            console,
+            pci,
+            assigned,
+            memory,
+            ram,
+            spec,
+            stopwatch,
+            boots: 0,
+            platform,
+            images,
+            irqchip,
+            vm,
+        };
+        machine.first_boot()?;
+        Ok(machine)
+    }
+
+    /// Loads the guest while its RAM is mapped for DMA: neither needs the other.
+    fn first_boot(&mut self) -> Result<(), MachineError> {
+        let (ram, memory) = (&self.ram, &self.memory);
+        let assigned = self.assigned.as_ref();
+        let started = Instant::now();
+        let (dma, loaded) = thread::scope(|scope| {
+            let dma = assigned.map(|assigned| {
+                scope.spawn(move || {
+                    let started = Instant::now();
+                    assigned
+                        .map_memory(ram, memory)
+                        .map(|()| micros(started.elapsed()))
+                })
+            });
+            let loaded = self.load().map(|entry| (entry, started.elapsed()));
+            let dma = dma.map_or(Ok(0), |thread| {
+                thread.join().unwrap_or_else(|_| {
+                    let ended = std::io::Error::other("its thread panicked");
+                    Err(process("mapping guest RAM for DMA")(ended))
+                })
+            });
+            (dma, loaded)
+        });
+        self.stopwatch.startup.dma_map = dma?;
+        let (entry, took) = loaded?;
+        self.stopwatch.startup.load_kernel = micros(took);
+        self.reset_cpus(&entry)
+    }
+
+    fn load(&self) -> Result<EntryPoint, MachineError> {
+        let tables = acpi::build(&self.platform)?;
+        write_blobs(&self.ram, &tables.blobs)?;
+        self.images.kernel.load(
+            self.images.initramfs.as_ref(),
+            &self.spec.cmdline,
+            (&self.platform, tables.rsdp),
+            &self.ram,
+        )
+    }
+
+    fn reset_cpus(&mut self, entry: &EntryPoint) -> Result<(), MachineError> {
+        self.vm.set_irqchip_state(&self.irqchip)?;
+        // The boot CPU last: it is the one that would run.
+        for vcpu in self.vcpus.iter_mut().rev() {
+            vcpu.reset(entry)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the whole machine, its devices included, into its state at power-on with the guest in
+    /// memory. No vCPU may be running.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub(super) fn reset(&mut self) -> Result<(), MachineError> {
+        for (guest, function) in self.pci.segment().functions() {
+            self.pci.stop_decoding(guest, &function);
+            if let Err(error) = function.reset() {
+                log::warn!("{}: not reset: {}", function.name(), chain(&error));
+            }
+        }
+        self.pci.segment().reset();
+        bars::assign(&self.functions(), &self.platform)?;
+        let entry = self.load()?;
+        self.reset_cpus(&entry)
+    }
+
+    /// Takes the machine apart, its devices quiet before the memory they reach goes: the one list
+    /// of ARCHITECTURE.md, "Teardown".
+    pub(super) fn shut_down(self) {
+        for assigned in self.assigned.iter().flat_map(|all| &all.devices) {
+            // Masks the vectors, then ends bus mastering.
+            assigned.device.quiesce();
+        }
+        for (guest, function) in self.pci.segment().functions() {
+            self.pci.stop_decoding(guest, &function);
+            self.pci.segment().remove(guest);
+        }
+        // Dropping the rest closes the devices, which resets them, before guest RAM is unmapped.
+    }
+
+    fn functions(&self) -> Vec<Arc<dyn PciFunction>> {
+        self.assigned
+            .as_ref()
+            .map(AssignedDevices::functions)
+            .unwrap_or_default()
+    }
+
+    /// Starts all vCPUs.
+    ///
+    /// # Errors
+    /// [`MachineError::Process`] when a thread can't be made.
+    pub(super) fn start(&mut self) -> Result<Vec<VcpuThread>, MachineError> {
+        self.boots += 1;
+        self.context.mailbox.release();
+        let vcpus = std::mem::take(&mut self.vcpus);
+        let mut threads = Vec::with_capacity(vcpus.len());
+        for (vcpu, counters) in vcpus.into_iter().zip(&self.counters) {
+            let context = Arc::clone(&self.context);
+            let thread = VcpuThread::start(vcpu, context, Arc::clone(counters))
+                .map_err(process("starting a vCPU thread"))?;
+            threads.push(thread);
+        }
+        Ok(threads)
+    }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// What the guest is told of its machine; `window_64` bytes of 64-bit BARs have to fit.
+fn describe(
+    spec: &MachineSpec,
+    window_64: u64,
+    supported: &[kvm_cpuid_entry2],
+) -> Result<PlatformDescription, MachineError> {
+    let ram = layout::ram_ranges(spec.memory.bytes());
+    let ram_end = ram.last().map_or(0, MemoryRange::end);
+    let pci_window_64 = layout::pci_window_64(ram_end, window_64, phys_bits(supported))?;
+    Ok(PlatformDescription {
+        cpus: spec.cpus.get(),
+        ram,
+        pci_window_32: PciWindow {
+            base: layout::PCI_WINDOW_32_BASE,
+            len: layout::PCI_WINDOW_32_LEN,
+        },
+        pci_window_64,
+        pci_window_io: (layout::PCI_WINDOW_IO_BASE, layout::PCI_WINDOW_IO_LEN),
+        serial: spec.serial != crate::spec::SerialSpec::Absent,
+    })
+}
+
+/// Opens the devices while other threads fault in the guest RAM that they will need pinned.
+fn open_devices(
+    spec: &MachineSpec,
+    vm: &Vm,
+    routing: &GsiRouting,
+    ram: &GuestRam,
+    stopwatch: &mut Stopwatch,
+) -> Result<Option<AssignedDevices>, MachineError> {
+    if spec.devices.is_empty() {
+        return Ok(None);
+    }
+    let (assigned, populated) = thread::scope(|scope| {
+        let populate = scope.spawn(|| {
+            let started = Instant::now();
+            ram.populate().map(|()| micros(started.elapsed()))
+        });
+        let started = Instant::now();
+        let assigned = AssignedDevices::open(&spec.devices, vm, routing);
+        stopwatch.startup.open_devices = micros(started.elapsed());
+        (assigned, populate.join())
+    });
+    let assigned = assigned?;
+    stopwatch.startup.populate_memory = populated.unwrap_or_else(|_| {
+        let size = spec.memory.bytes();
+        let source = std::io::Error::other("the populating thread panicked");
+        Err(crate::memory::RamError::Populate { size, source })
+    })?;
+    Ok(Some(assigned))
+}
+
+fn pci_host(
+    platform: &PlatformDescription,
+    memory: &Arc<MemoryMap>,
+    buses: &Arc<Buses>,
+    assigned: Option<&AssignedDevices>,
+) -> Result<Arc<PciHost>, MachineError> {
+    let segment = PciSegment::new();
+    if let Some(assigned) = assigned {
+        for (device, function) in assigned.devices.iter().zip(assigned.functions()) {
+            segment.insert(device.spec.guest, function)?;
+        }
+        bars::assign(&assigned.functions(), platform)?;
+    }
+    let windows = Windows::of(platform);
+    let host = PciHost::new(segment, windows, Arc::clone(memory), Arc::clone(buses));
+    let host = Arc::new(host);
+    host.attach(buses)?;
+    Ok(host)
+}
+
+fn vcpus(
+    hypervisor: &Hypervisor,
+    vm: &Arc<Vm>,
+    spec: &MachineSpec,
+    supported: &[kvm_cpuid_entry2],
+) -> Result<Vec<Vcpu>, MachineError> {
+    let msrs = hypervisor.state_msrs()?;
+    let cpus = spec.cpus.get();
+    (0..cpus)
+        .map(|index| {
+            let identity = CpuIdentity {
+                apic_id: index.into(),
+                cpus: cpus.into(),
+                phys_bits: None,
+                tsc_khz: None,
+                apic_bus_hz: KVM_APIC_BUS_HZ,
+            };
+            Ok(Vcpu::new(vm, index, supported, &identity, &msrs)?)
+        })
+        .collect()
+}

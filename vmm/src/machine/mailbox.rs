@@ -1,0 +1,105 @@
+//! How vCPU threads tell the control thread that the guest can't go on as before.
+
+use devices::machine::{MachineControl, MachineEvent};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// Why the vCPUs stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopCause {
+    /// A device's request.
+    Device(MachineEvent),
+    /// A vCPU shut down: a triple fault.
+    TripleFault {
+        /// Which vCPU.
+        vcpu: u8,
+    },
+    /// KVM can't go on with the guest.
+    Crash {
+        /// Which vCPU.
+        vcpu: u8,
+        /// What KVM said.
+        detail: String,
+    },
+    /// The host failed the machine.
+    Host {
+        /// Which vCPU.
+        vcpu: u8,
+        /// What failed.
+        detail: String,
+    },
+    /// The user or a signal asked Ferry to stop.
+    Stopped,
+}
+
+/// Holds the first cause until the control thread takes it.
+pub(super) struct Mailbox {
+    cause: Mutex<Option<StopCause>>,
+    /// True from the first cause until the vCPUs are started again.
+    stopping: AtomicBool,
+    notified: EventFd,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    ///
+    /// # Errors
+    /// The errno of `eventfd`.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            cause: Mutex::new(None),
+            stopping: AtomicBool::new(false),
+            notified: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+        })
+    }
+
+    /// Becomes readable when a cause is there.
+    #[must_use]
+    pub(super) fn notified(&self) -> &EventFd {
+        &self.notified
+    }
+
+    /// Notes `cause` unless one is there already.
+    pub(super) fn post(&self, cause: StopCause) {
+        let mut present = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        if present.is_none() {
+            *present = Some(cause);
+        }
+        self.stopping.store(true, Ordering::Release);
+        if let Err(error) = self.notified.write(1) {
+            log::error!("the control thread can't be told of {present:?}: {error}");
+        }
+    }
+
+    /// Whether vCPUs must not enter the guest.
+    #[must_use]
+    pub(super) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Makes vCPUs stay out of the guest, for the control thread's own reasons.
+    pub(super) fn hold(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Takes the cause out.
+    pub(super) fn take(&self) -> Option<StopCause> {
+        // A spurious wake-up is harmless: there is no cause then.
+        let _ = self.notified.read();
+        let mut cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        cause.take()
+    }
+
+    /// Lets vCPUs enter the guest. All are out of it now, so that no cause can be lost.
+    pub(super) fn release(&self) {
+        self.stopping.store(false, Ordering::Release);
+    }
+}
+
+impl MachineControl for Mailbox {
+    fn notify(&self, event: MachineEvent) {
+        self.post(StopCause::Device(event));
+    }
+}

@@ -1,0 +1,68 @@
+//! Gathering the figures of `--stats` and writing them.
+
+use super::builder::Machine;
+use crate::spec::StatsSpec;
+use crate::stats::{
+    DeviceReport, MemoryReport, Report, host_interrupts, micros, peak_rss_without_guest_ram,
+    vcpu_reports,
+};
+use devices::host::HostRoot;
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Writes the machine's figures where its spec wants them; nowhere if it doesn't.
+///
+/// # Errors
+/// The errno of writing.
+pub(super) fn write(machine: &Machine) -> io::Result<()> {
+    let Some(target) = &machine.spec.stats else {
+        return Ok(());
+    };
+    let mut text = serde_json::to_string_pretty(&gather(machine)).map_err(io::Error::other)?;
+    text.push('\n');
+    match target {
+        StatsSpec::Stdout => io::stdout().lock().write_all(text.as_bytes()),
+        StatsSpec::File(path) => replace(path, &text),
+    }
+}
+
+/// A reader sees the old figures or the new ones, never half of them.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    fs::write(&temporary, text)?;
+    fs::rename(&temporary, path)
+}
+
+fn gather(machine: &Machine) -> Report {
+    let start = machine.stopwatch.start;
+    let mut startup = machine.stopwatch.startup.clone();
+    if let Some(first) = machine.context.first_run.get() {
+        startup.first_run = micros(first.duration_since(start));
+    }
+    let root = HostRoot::system();
+    let assigned = machine.assigned.iter().flat_map(|all| &all.devices);
+    Report {
+        uptime: micros(start.elapsed()),
+        boots: machine.boots,
+        startup,
+        vcpus: vcpu_reports(&machine.counters, &|access, base| {
+            machine.context.buses.name(access, base)
+        }),
+        devices: assigned
+            .map(|assigned| DeviceReport {
+                id: assigned.spec.id.clone(),
+                host: assigned.spec.host.to_string(),
+                guest: assigned.spec.guest.to_string(),
+                armed_vectors: assigned.device.armed_vectors(),
+                interrupts: host_interrupts(&root, assigned.spec.host),
+            })
+            .collect(),
+        memory: MemoryReport {
+            guest_ram: machine.spec.memory.bytes(),
+            peak_rss_without_guest_ram: peak_rss_without_guest_ram(),
+        },
+    }
+}

@@ -1,0 +1,420 @@
+//! Guest-physical memory: RAM, and the one map that KVM and the IOMMU follow.
+
+use arch::platform::MemoryRange;
+use devices::mapping::{HostMapping, HostRange};
+use devices::memory::{MemoryListener, MemoryRegion, RegionKind};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+
+/// Why guest RAM could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// The memory file could not be made.
+    #[error("a memory file of {size:#x} bytes can't be made")]
+    File {
+        /// Its size in bytes.
+        size: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It could not be mapped.
+    #[error("guest RAM can't be mapped")]
+    Map(#[source] io::Error),
+    /// The host has not enough memory.
+    #[error("the host can't supply {size:#x} bytes of guest RAM")]
+    Populate {
+        /// Size in bytes.
+        size: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The guest's RAM: one shared memory file, mapped once.
+///
+/// It is shared and never private because VFIO pins it: the first write to a pinned private page
+/// would copy it, and the device would go on with the old one.
+pub struct GuestRam {
+    memory: GuestMemoryMmap,
+    regions: Vec<MemoryRegion>,
+}
+
+/// One thread populates at least this much; smaller pieces would cost more than they save.
+const POPULATE_PIECE: usize = 64 << 20;
+
+/// Boundary on which populating threads part, so that no two fault the same huge page.
+const HUGE_PAGE: usize = 2 << 20;
+
+impl GuestRam {
+    /// Maps `ranges`; no page is present yet.
+    ///
+    /// # Errors
+    /// [`RamError`].
+    pub fn new(ranges: &[MemoryRange]) -> Result<Self, RamError> {
+        let size = ranges.iter().map(|range| range.len).sum();
+        let file = memory_file(size).map_err(|source| RamError::File { size, source })?;
+        let file = Arc::new(file);
+        let mut mapped = Vec::with_capacity(ranges.len());
+        let mut offset = 0;
+        for range in ranges {
+            let backing = FileOffset::from_arc(Arc::clone(&file), offset);
+            mapped.push(Arc::new(map_range(range, backing)?));
+            offset += range.len;
+        }
+        let regions = ranges
+            .iter()
+            .zip(&mapped)
+            .map(|(range, region)| MemoryRegion {
+                guest_address: range.start,
+                host: HostRange::whole(Arc::new(HostMapping::of_guest_ram(Arc::clone(region)))),
+                kind: RegionKind::Ram,
+            })
+            .collect::<Vec<_>>();
+        for region in &regions {
+            if let Err(error) = region.host.advise_huge_pages() {
+                log::debug!("no transparent huge pages for guest RAM: {error}");
+            }
+        }
+        let memory = GuestMemoryMmap::from_arc_regions(mapped)
+            .map_err(|error| RamError::Map(io::Error::other(error.to_string())))?;
+        Ok(Self { memory, regions })
+    }
+
+    /// The RAM as vm-memory's type.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// The RAM as parts of the memory map.
+    #[must_use]
+    pub fn regions(&self) -> &[MemoryRegion] {
+        &self.regions
+    }
+
+    /// Faults in every page, by several threads: VFIO is about to pin them all, one after another,
+    /// and most of that time goes into clearing pages.
+    ///
+    /// # Errors
+    /// [`RamError::Populate`].
+    pub fn populate(&self) -> Result<(), RamError> {
+        let size = self.regions.iter().map(|r| r.host.len() as u64).sum();
+        let failed = |source| RamError::Populate { size, source };
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let pieces: Vec<HostRange> = self
+            .regions
+            .iter()
+            .flat_map(|region| pieces(&region.host, threads))
+            .collect();
+        let next = Mutex::new(pieces.iter());
+        let work = || {
+            loop {
+                let piece = next.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(piece) = piece else {
+                    return Ok(());
+                };
+                match piece.populate() {
+                    // Before Linux 5.14 there is no such advice: VFIO then faults the pages itself.
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
+                    result => result?,
+                }
+            }
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = (1..threads.min(pieces.len()))
+                .map(|_| scope.spawn(work))
+                .collect();
+            let mine = work();
+            workers
+                .into_iter()
+                .map(|worker| {
+                    worker
+                        .join()
+                        .unwrap_or_else(|_| Err(io::Error::other("a populating thread ended")))
+                })
+                .fold(mine, Result::and)
+        })
+        .map_err(failed)
+    }
+}
+
+fn memory_file(size: u64) -> io::Result<File> {
+    let file = memfd_create(
+        "ferry-guest-ram",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )?;
+    ftruncate(&file, size)?;
+    // Nobody can take memory away from under the guest and its devices.
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(File::from(file))
+}
+
+fn map_range(range: &MemoryRange, backing: FileOffset) -> Result<GuestRegionMmap, RamError> {
+    let len = usize::try_from(range.len).map_err(|e| RamError::Map(io::Error::other(e)))?;
+    GuestRegionMmap::from_range(GuestAddress(range.start), len, Some(backing))
+        .map_err(|error| RamError::Map(io::Error::other(error.to_string())))
+}
+
+fn pieces(host: &HostRange, threads: usize) -> Vec<HostRange> {
+    let even = host.len().div_ceil(threads).max(POPULATE_PIECE);
+    let piece = even.next_multiple_of(HUGE_PAGE);
+    (0..host.len())
+        .step_by(piece)
+        .filter_map(|offset| host.part(offset, piece.min(host.len() - offset)))
+        .collect()
+}
+
+/// Why the memory map could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// The new region overlaps a present one.
+    #[error("guest memory {address:#x}+{len:#x} is taken already")]
+    Taken {
+        /// Guest-physical address.
+        address: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// No region starts there.
+    #[error("no guest memory region starts at {address:#x}")]
+    Absent {
+        /// Guest-physical address.
+        address: u64,
+    },
+    /// A listener could not follow.
+    #[error("guest memory {address:#x}+{len:#x} can't be mapped")]
+    Listener {
+        /// Guest-physical address.
+        address: u64,
+        /// Length in bytes.
+        len: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The guest-physical memory map and those that follow it.
+#[derive(Default)]
+pub struct MemoryMap {
+    state: Mutex<MapState>,
+}
+
+#[derive(Default)]
+struct MapState {
+    regions: BTreeMap<u64, MemoryRegion>,
+    listeners: Vec<Arc<dyn MemoryListener>>,
+}
+
+impl MemoryMap {
+    /// An empty map without listeners.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, MapState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `listener` follow the map from now on, after telling it of what is there.
+    ///
+    /// # Errors
+    /// [`MapError::Listener`]; the listener does not follow then, and was told to forget what it
+    /// was told before.
+    pub fn add_listener(&self, listener: Arc<dyn MemoryListener>) -> Result<(), MapError> {
+        let mut state = self.lock();
+        let mut told = Vec::new();
+        for region in state.regions.values() {
+            if let Err(source) = listener.region_added(region) {
+                for done in told {
+                    forget(listener.as_ref(), done);
+                }
+                return Err(listener_failed(region, source));
+            }
+            told.push(region);
+        }
+        state.listeners.push(listener);
+        Ok(())
+    }
+
+    /// Adds `region`.
+    ///
+    /// # Errors
+    /// [`MapError`]; the map is as before then.
+    pub fn add(&self, region: MemoryRegion) -> Result<(), MapError> {
+        let mut state = self.lock();
+        let (address, len) = (region.guest_address, region.host.len() as u64);
+        let taken = MapError::Taken { address, len };
+        let Some(end) = address.checked_add(len) else {
+            return Err(taken);
+        };
+        let before = state.regions.range(..end).next_back();
+        if before.is_some_and(|(start, present)| start + present.host.len() as u64 > address) {
+            return Err(taken);
+        }
+        for (count, listener) in state.listeners.iter().enumerate() {
+            if let Err(source) = listener.region_added(&region) {
+                for told in state.listeners.iter().take(count) {
+                    forget(told.as_ref(), &region);
+                }
+                return Err(listener_failed(&region, source));
+            }
+        }
+        state.regions.insert(address, region);
+        Ok(())
+    }
+
+    /// Removes the region that starts at `guest_address`; its host memory lives until the last
+    /// holder lets go.
+    ///
+    /// # Errors
+    /// [`MapError::Absent`].
+    pub fn remove(&self, guest_address: u64) -> Result<(), MapError> {
+        let mut state = self.lock();
+        let region = state
+            .regions
+            .remove(&guest_address)
+            .ok_or(MapError::Absent {
+                address: guest_address,
+            })?;
+        // The IOMMU joined after KVM and lets go before it.
+        for listener in state.listeners.iter().rev() {
+            forget(listener.as_ref(), &region);
+        }
+        Ok(())
+    }
+}
+
+fn listener_failed(region: &MemoryRegion, source: io::Error) -> MapError {
+    MapError::Listener {
+        address: region.guest_address,
+        len: region.host.len() as u64,
+        source,
+    }
+}
+
+fn forget(listener: &dyn MemoryListener, region: &MemoryRegion) {
+    if let Err(error) = listener.region_removed(region) {
+        log::error!(
+            "guest memory {:#x} could not be unmapped: {error}",
+            region.guest_address
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Log {
+        events: Mutex<Vec<(char, u64)>>,
+        refuse: Option<u64>,
+    }
+
+    impl MemoryListener for Log {
+        fn region_added(&self, region: &MemoryRegion) -> io::Result<()> {
+            if self.refuse == Some(region.guest_address) {
+                return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+            }
+            self.events
+                .lock()
+                .unwrap()
+                .push(('+', region.guest_address));
+            Ok(())
+        }
+
+        fn region_removed(&self, region: &MemoryRegion) -> io::Result<()> {
+            self.events
+                .lock()
+                .unwrap()
+                .push(('-', region.guest_address));
+            Ok(())
+        }
+    }
+
+    fn ram(start: u64, len: u64) -> MemoryRegion {
+        let ram = GuestRam::new(&[MemoryRange { start, len }]).unwrap();
+        ram.regions()[0].clone()
+    }
+
+    #[test]
+    fn a_late_listener_is_told_of_every_region() {
+        let map = MemoryMap::new();
+        map.add(ram(0, 0x1000)).unwrap();
+        map.add(ram(0x10_0000, 0x1000)).unwrap();
+        let log = Arc::new(Log::default());
+        map.add_listener(Arc::clone(&log) as Arc<dyn MemoryListener>)
+            .unwrap();
+        map.remove(0).unwrap();
+        assert_eq!(
+            *log.events.lock().unwrap(),
+            [('+', 0), ('+', 0x10_0000), ('-', 0)]
+        );
+    }
+
+    #[test]
+    fn a_refused_region_is_rolled_back_everywhere() {
+        let map = MemoryMap::new();
+        let first = Arc::new(Log::default());
+        let second = Arc::new(Log {
+            refuse: Some(0x1000),
+            ..Log::default()
+        });
+        map.add_listener(Arc::clone(&first) as Arc<dyn MemoryListener>)
+            .unwrap();
+        map.add_listener(second).unwrap();
+        assert!(matches!(
+            map.add(ram(0x1000, 0x1000)),
+            Err(MapError::Listener { .. })
+        ));
+        assert_eq!(
+            *first.events.lock().unwrap(),
+            [('+', 0x1000), ('-', 0x1000)]
+        );
+        assert!(matches!(map.remove(0x1000), Err(MapError::Absent { .. })));
+    }
+
+    #[test]
+    fn overlapping_regions_are_refused() {
+        let map = MemoryMap::new();
+        map.add(ram(0x10000, 0x4000)).unwrap();
+        for (start, len) in [
+            (0xf000, 0x2000),
+            (0x13000, 0x1000),
+            (0x10000, 0x1000),
+            (0x8000, 0x10000),
+        ] {
+            assert!(
+                matches!(map.add(ram(start, len)), Err(MapError::Taken { .. })),
+                "{start:#x}"
+            );
+        }
+        map.add(ram(0x14000, 0x1000)).unwrap();
+    }
+
+    #[test]
+    fn populated_ram_is_resident() {
+        let resident = || {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split(' ').nth(2).unwrap().parse::<u64>().unwrap() * 4096
+        };
+        let ram = GuestRam::new(&[MemoryRange {
+            start: 0,
+            len: 130 << 20,
+        }])
+        .unwrap();
+        let before = resident();
+        ram.populate().unwrap();
+        assert!(resident() >= before + (130 << 20));
+    }
+}

