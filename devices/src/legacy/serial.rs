@@ -37,6 +37,8 @@ const RECEIVED_DATA: u8 = 0b010 << 1;
 const EIGHT_BITS: u8 = 0b11;
 /// Modem Control after reset: OUT2, which lets the interrupt out.
 const OUT2: u8 = 1 << 3;
+/// Modem Control: the receiver hears the transmitter, and nothing else.
+const LOOPBACK: u8 = 1 << 4;
 
 /// Depth of the receive FIFO as vm-superio has it.
 const RECEIVE_FIFO: usize = 64;
@@ -55,7 +57,7 @@ impl Trigger for InterruptLine {
     }
 }
 
-/// Tells who feeds the input that the guest has read all of it.
+/// Tells who feeds the input that there is room for it.
 struct Drained(EventFd);
 
 impl SerialEvents for Drained {
@@ -168,9 +170,19 @@ impl State {
         if let Err(error) = self.uart.write(register, value) {
             report(&error);
         }
-        if register == INTERRUPT_ENABLE {
-            self.uart.writer_mut().send();
+        match register {
+            INTERRUPT_ENABLE => self.uart.writer_mut().send(),
+            // Input that came during loopback was not accepted; it may be now.
+            MODEM_CONTROL if value & LOOPBACK == 0 => self.uart.events().in_buffer_empty(),
+            _ => {}
         }
+    }
+
+    fn free_space(&self) -> usize {
+        if self.uart.state().modem_control & LOOPBACK != 0 {
+            return 0;
+        }
+        self.uart.fifo_capacity()
     }
 
     fn reset(&mut self) {
@@ -208,7 +220,7 @@ impl Serial {
     pub const LEN: u64 = 8;
 
     /// A UART that pulses `interrupt`, writes to `sink`, and signals `drained` each time the guest
-    /// has read all input. A write that blocks in `sink` blocks the vCPU.
+    /// has read all input or ends a loopback. A write that blocks in `sink` blocks the vCPU.
     #[must_use]
     pub fn new(interrupt: EventFd, drained: EventFd, sink: Box<dyn Write + Send>) -> Self {
         let output = Output {
@@ -232,7 +244,7 @@ impl Serial {
 
     /// Gives the guest input; returns how many of `bytes` were accepted, from the first on. The rest
     /// is for the caller to offer again when `drained` is signalled. None is accepted while the guest
-    /// has the UART in loopback, and `drained` doesn't tell when that ends.
+    /// has the UART in loopback.
     pub fn enqueue(&self, bytes: &[u8]) -> usize {
         let uart = &mut self.lock().uart;
         let room = uart.fifo_capacity();
@@ -247,7 +259,7 @@ impl Serial {
     /// How many bytes of input are accepted now.
     #[must_use]
     pub fn free_space(&self) -> usize {
-        self.lock().uart.fifo_capacity()
+        self.lock().free_space()
     }
 
     /// Writes out what waits.
@@ -466,10 +478,15 @@ mod tests {
     }
 
     #[test]
-    fn loopback_accepts_no_input() {
+    fn loopback_accepts_no_input_until_it_ends() {
         let bench = Bench::new();
         bench.write(MODEM_CONTROL, 0x10);
+        assert_eq!(bench.serial.free_space(), 0);
         assert_eq!(bench.serial.enqueue(b"a"), 0);
+        assert!(bench.drained.read().is_err());
+        bench.write(MODEM_CONTROL, 0x08);
+        assert!(bench.drained.read().is_ok());
+        assert_eq!(bench.serial.enqueue(b"a"), 1);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The Advanced Features capability: FLR of conventional functions (ECN Advanced Capabilities for
-//! Conventional PCI, section 6.x).
+//! The Advanced Features capability: FLR of conventional functions (PCI-SIG ECN Advanced
+//! Capabilities for Conventional PCI, 2006).
 
 use super::header;
 

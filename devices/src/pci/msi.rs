@@ -104,7 +104,8 @@ impl MsiLayout {
     }
 }
 
-/// The MSI capability as the guest has programmed it.
+/// The MSI capability as the guest has programmed it. Extended Message Data is not offered: its two
+/// bits of Message Control read as zero.
 #[derive(Clone, Copy, Debug)]
 pub struct MsiState {
     layout: MsiLayout,

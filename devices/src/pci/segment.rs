@@ -163,7 +163,8 @@ impl PciSegment {
         self.config_write(ConfigTarget::of_ecam(offset, data.len()), data)
     }
 
-    /// All ones where no function is: that is how a scan finds an empty slot.
+    /// All ones where no function is: that is how a scan finds an empty slot. The multi-function bit is
+    /// the segment's, whatever the function has there.
     fn config_read(&self, target: Option<ConfigTarget>, data: &mut [u8]) {
         data.fill(0xff);
         let Some((target, bdf)) = target.and_then(|t| Some((t, t.bdf()?))) else {
@@ -175,14 +176,12 @@ impl PciSegment {
         function.config_read(target.offset, data);
         // Which functions share a slot is the segment's to know: an assigned function's neighbours on
         // the host are not its neighbours here.
-        if bdf.function() == 0 {
-            let header_type = usize::from(header::HEADER_TYPE)
-                .checked_sub(usize::from(target.offset.get()))
-                .and_then(|index| data.get_mut(index));
-            if let Some(byte) = header_type {
-                let several = self.is_multi_function(bdf.device());
-                *byte = HeaderType(*byte).with_multi_function(several).0;
-            }
+        let header_type = usize::from(header::HEADER_TYPE)
+            .checked_sub(usize::from(target.offset.get()))
+            .and_then(|index| data.get_mut(index));
+        if let Some(byte) = header_type {
+            let several = self.is_multi_function(bdf.device());
+            *byte = HeaderType(*byte).with_multi_function(several).0;
         }
     }
 
