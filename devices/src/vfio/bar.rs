@@ -61,8 +61,8 @@ const MEMORY_TYPE: u32 = 3 << 1;
 const MEMORY_TYPE_64: u32 = 2 << 1;
 const PREFETCHABLE: u32 = 1 << 3;
 const IO_SMALLEST: u64 = 4;
-/// The largest I/O BAR (PCI 3.0 section 6.2.5.1).
-const IO_LARGEST: u64 = 256;
+/// All the ports that a PC has.
+const IO_LARGEST: u64 = 1 << 16;
 const MEMORY_SMALLEST: u64 = 16;
 const MEMORY32_LARGEST: u64 = 1 << 31;
 

@@ -11,7 +11,6 @@ use crate::pci::header::{self, HeaderType};
 use crate::pci::msi::MsiLayout;
 use crate::pci::msix::{self, MsixCapability};
 use crate::pci::{BarIndex, ConfigOffset, advanced_features, express, msi};
-use std::fmt;
 use vfio_bindings::bindings::vfio::{VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX};
 
 /// Power Management: Power Management Capabilities, 2 bytes (PCI Power Management 1.2 section 3.2).
@@ -45,18 +44,6 @@ pub(super) struct ConfigRow {
     pub(super) behaviour: Behaviour,
     /// Why, for `ferry run -v`.
     pub(super) reason: &'static str,
-}
-
-impl fmt::Display for ConfigRow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            offset,
-            mask,
-            reason,
-            ..
-        } = self;
-        write!(f, "config {offset:#05x} & {mask:#010x}: {reason}")
-    }
 }
 
 /// Where the power state is, and which of the four there are.
@@ -161,6 +148,22 @@ impl ConfigPlan {
         plan.fix(&links, "capability chain without what is hidden");
         plan.extended(config);
         plan
+    }
+
+    /// The rows in words, a line each reason.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+        for row in &self.rows {
+            let offset = format!("{:#05x}", row.offset);
+            match reasons.iter_mut().find(|(reason, _)| *reason == row.reason) {
+                Some((_, offsets)) => offsets.push(offset),
+                None => reasons.push((row.reason, vec![offset])),
+            }
+        }
+        let line = |(reason, offsets): (&str, Vec<String>)| {
+            format!("config {}: {reason}", offsets.join(" "))
+        };
+        reasons.into_iter().map(line).collect()
     }
 
     fn fix(&mut self, patches: &[ConfigPatch], reason: &'static str) {

@@ -174,8 +174,8 @@ impl VfioPciDevice {
     }
 
     /// Writes to the device's own configuration space, leaving the bits that are not its own as they
-    /// are.
-    fn forward(&self, config: &ConfigState, write: HardwareWrite) {
+    /// are. Whether the host took it.
+    fn forward(&self, config: &ConfigState, write: HardwareWrite) -> bool {
         let offset = write.offset.get();
         let mut bytes = write.bytes;
         let len = usize::from(write.len).min(bytes.len());
@@ -184,7 +184,7 @@ impl VfioPciDevice {
         let written = self
             .keep_masked(offset, mask, data)
             .and_then(|()| self.host.config_write(offset, data));
-        self.report(written, "write", format_args!("config {offset:#05x}"));
+        let taken = self.report(written, "write", format_args!("config {offset:#05x}"));
         if config.starts_reset(offset, data)
             && let Some(command) = config.command_write()
         {
@@ -195,6 +195,7 @@ impl VfioPciDevice {
                 .config_write(command.offset.get(), self::written(&command));
             self.report(written, "write", format_args!("Command after FLR"));
         }
+        taken
     }
 
     /// Puts the device's bits under `mask` into `data`.
@@ -302,12 +303,18 @@ impl PciFunction for VfioPciDevice {
         if effect.interrupts {
             state.update_interrupts();
         }
-        let unmaps = effect.unmaps();
-        if let Some(write) = effect.hardware.filter(|_| !unmaps) {
-            self.forward(&state.config, write);
+        if effect.unmaps() {
+            return remap(&effect.before, &effect.after, effect.hardware);
         }
-        let deferred = effect.hardware.filter(|_| unmaps);
-        remap(&effect.before, &effect.after, deferred)
+        let forwarded = effect
+            .hardware
+            .is_none_or(|write| self.forward(&state.config, write));
+        if !forwarded && effect.after != effect.before {
+            // Memory that the device doesn't decode must not be mapped: touching it ends the guest.
+            state.config.stop_decoding();
+            return Vec::new();
+        }
+        remap(&effect.before, &effect.after, None)
     }
 
     fn commit(&self, write: HardwareWrite) {

@@ -143,14 +143,17 @@ impl Interrupts {
     /// Disarms everything on the host, then gives the GSIs back.
     pub(super) fn disable(&mut self) {
         let mode = std::mem::replace(&mut self.mode, Mode::Off);
-        let index = match &mode {
+        // vfio-pci refuses to disable what it couldn't enable.
+        let (index, enabled) = match &mode {
             Mode::Off => return,
-            Mode::Intx(_) => IrqIndex::Intx,
-            Mode::Msi(_) => IrqIndex::Msi,
-            Mode::MsiX(_) => IrqIndex::MsiX,
+            Mode::Intx(_) => (IrqIndex::Intx, true),
+            Mode::Msi(_) => (IrqIndex::Msi, !self.armed().is_empty()),
+            Mode::MsiX(msix) => (IrqIndex::MsiX, msix.reach > 0),
         };
-        let disabled = self.parts.host.set_irqs(index, IrqAction::Disable);
-        self.parts.report(disabled, || format!("disable {index:?}"));
+        if enabled {
+            let disabled = self.parts.host.set_irqs(index, IrqAction::Disable);
+            self.parts.report(disabled, || format!("disable {index:?}"));
+        }
         if let Mode::Intx(line) = mode {
             let detached = self.parts.intx.detach(line.gsi, &line.trigger);
             let what = || format!("detach INTx from GSI {}", line.gsi);

@@ -14,6 +14,10 @@ mod plan;
 mod probe;
 mod state;
 mod sys;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use bar::BarError;
 pub use container::{ContainerError, DmaLimits, VfioContext};

@@ -127,7 +127,7 @@ impl PassthroughPlan {
         )];
         lines.extend(self.bars.iter().map(ToString::to_string));
         lines.push(self.describe_interrupts());
-        lines.extend(self.config.rows.iter().map(ToString::to_string));
+        lines.extend(self.config.describe());
         if !self.config.hidden.is_empty() {
             lines.push(format!("hidden: {}", self.config.hidden.join(", ")));
         }

@@ -1,0 +1,5 @@
+//! Passthrough on saved probes and a host that checks what is done to it.
+
+mod config;
+mod interrupts;
+mod plan;
