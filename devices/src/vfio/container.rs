@@ -164,16 +164,14 @@ impl Shared {
     fn add(&self, iova: Iova, host: &HostRange, kind: RegionKind) -> io::Result<()> {
         let mut state = self.lock();
         if state.mappings.contains_key(&iova.0) {
-            return Err(io::Error::from_raw_os_error(libc::EEXIST));
+            let error = io::Error::from_raw_os_error(libc::EEXIST);
+            return no_peer_to_peer_unless_ram(kind, iova, host, error);
         }
         let mut live = false;
         if state.devices > 0 {
             match sys::map_dma(self.fd.as_fd(), iova.0, host) {
                 Ok(()) => live = true,
-                Err(error) if kind == RegionKind::Bar => {
-                    no_peer_to_peer(iova.0, host.len() as u64, &error);
-                }
-                Err(error) => return Err(error),
+                Err(error) => no_peer_to_peer_unless_ram(kind, iova, host, error)?,
             }
         }
         let host = host.clone();
@@ -192,6 +190,22 @@ impl Shared {
             sys::unmap_dma(self.fd.as_fd(), iova.0, len)?;
         }
         Ok(())
+    }
+}
+
+/// A device can do without its neighbours' BARs, and not without RAM.
+fn no_peer_to_peer_unless_ram(
+    kind: RegionKind,
+    iova: Iova,
+    host: &HostRange,
+    error: io::Error,
+) -> io::Result<()> {
+    match kind {
+        RegionKind::Ram => Err(error),
+        RegionKind::Bar => {
+            no_peer_to_peer(iova.0, host.len() as u64, &error);
+            Ok(())
+        }
     }
 }
 
@@ -219,7 +233,16 @@ impl MemoryListener for VfioContext {
 
     fn region_removed(&self, region: &MemoryRegion) -> io::Result<()> {
         let iova = Iova::of_guest_address(region.guest_address);
-        self.shared.remove(iova, region.host.len() as u64)
+        let removed = self.shared.remove(iova, region.host.len() as u64);
+        match region.kind {
+            RegionKind::Ram => removed,
+            RegionKind::Bar => {
+                if let Err(error) = removed {
+                    log::warn!("BAR memory at {:#x} stays mapped for DMA: {error}", iova.0);
+                }
+                Ok(())
+            }
+        }
     }
 }
 

@@ -148,10 +148,10 @@ impl PassthroughPlan {
             } else {
                 "re-armed together when one is added"
             };
-            ways.push(format!("MSI-X with {} vectors, {how}", msix.entries));
+            ways.push(format!("MSI-X, up to {}, {how}", msix.entries));
         }
         if let Some((_, layout)) = self.config.msi {
-            ways.push(format!("MSI with {} vectors", layout.capable()));
+            ways.push(format!("MSI, up to {}", layout.capable()));
         }
         if let Some(gsi) = self.interrupts.intx_gsi {
             ways.push(format!("INTA# on GSI {gsi}"));

@@ -366,3 +366,81 @@ pub(super) fn unmap_dma(container: BorrowedFd<'_>, iova: u64, len: u64) -> io::R
         Err(io::Error::from_raw_os_error(libc::ENOENT))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer of the kernel: its fixed part, then `tail`.
+    fn answer(fixed: usize, tail: &[u32]) -> Argument {
+        let mut argument = Argument::new(fixed + tail.len() * 4).unwrap();
+        for (n, value) in tail.iter().enumerate() {
+            argument.put_u32(fixed + n * 4, *value);
+        }
+        argument
+    }
+
+    #[test]
+    fn ioctl_numbers_are_the_kernels() {
+        // From the assembled header: VFIO_DEVICE_GET_INFO and VFIO_IOMMU_UNMAP_DMA.
+        assert_eq!(Request::DeviceGetInfo.number(), 0x3b6b);
+        assert_eq!(Request::IommuUnmapDma.number(), 0x3b72);
+    }
+
+    #[test]
+    fn capabilities_of_an_answer_are_walked_within_bounds() {
+        // id 1 at 8, id 3 at 24, end.
+        let argument = answer(8, &[1, 24, 0, 0, 3 | 1 << 16, 0]);
+        assert_eq!(argument.capabilities(8), [(1, 8), (3, 24)]);
+        assert_eq!(argument.capabilities(0), []);
+        // A circle, and a pointer out of the answer.
+        let circle = answer(8, &[1, 8]);
+        assert_eq!(circle.capabilities(8).len(), 2);
+        assert_eq!(answer(8, &[1, u32::MAX]).capabilities(8)[0], (1, 8));
+    }
+
+    #[test]
+    fn sparse_areas_end_with_the_answer() {
+        let area = [0x1000, 0, 0x2000, 0];
+        let mut tail = vec![1, 0, 100, 0];
+        tail.extend(area);
+        tail.extend([0x5000, 0]);
+        let areas = sparse_areas(&answer(8, &tail), 8);
+        let expected = MappableArea {
+            offset: 0x1000,
+            size: 0x2000,
+        };
+        assert_eq!(areas, [expected]);
+    }
+
+    #[test]
+    fn iova_ranges_are_inclusive() {
+        let tail = [
+            1,
+            0,
+            2,
+            0,
+            0,
+            0,
+            0xfedf_ffff,
+            0,
+            0xfef0_0000,
+            0,
+            u32::MAX,
+            0xffff,
+        ];
+        let ranges = iova_ranges(&answer(8, &tail), 8);
+        assert_eq!(ranges, [0..=0xfedf_ffff, 0xfef0_0000..=0xffff_ffff_ffff]);
+    }
+
+    #[test]
+    fn an_ioctl_that_fails_keeps_its_errno() {
+        let file = tempfile::tempfile().unwrap();
+        let fd = std::os::fd::AsFd::as_fd(&file);
+        let errno = |error: io::Error| error.raw_os_error();
+        assert_eq!(device_info(fd).map_err(errno), Err(Some(libc::ENOTTY)));
+        assert_eq!(reset(fd).map_err(errno), Err(Some(libc::ENOTTY)));
+        let disabled = set_irqs(fd, 2, IrqAction::Disable);
+        assert_eq!(disabled.map_err(errno), Err(Some(libc::ENOTTY)));
+    }
+}

@@ -212,7 +212,7 @@ fn the_plan_describes_itself() {
             .any(|l| l.contains("BAR 3: 0x4000 bytes of 32-bit memory"))
     );
     assert!(lines.iter().any(|l| {
-        l.contains("MSI-X with 10 vectors, re-armed together") && l.contains("INTA# on GSI 19")
+        l.contains("MSI-X, up to 10, re-armed together") && l.contains("INTA# on GSI 19")
     }));
     assert!(
         lines
