@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::platform::{MemoryRange, PciWindow};
 
-/// 1 KiB … 1 TiB, so that sizes read as sizes.
+// So that sizes read as sizes.
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -92,6 +92,9 @@ pub const KVM_TSS_LEN: u64 = 3 * PAGE_SIZE;
 const HYPERTRANSPORT_BASE: u64 = 0xFD_0000_0000;
 /// First address behind the HyperTransport range.
 const HYPERTRANSPORT_END: u64 = TIB;
+
+/// No x86 CPU has wider physical addresses.
+const PHYS_BITS_MAX: u8 = 52;
 
 /// COM1: first of eight I/O ports.
 pub const COM1_PORT: u16 = 0x3F8;
@@ -203,7 +206,7 @@ pub fn pci_window_64(ram_end: u64, needed: u64, phys_bits: u8) -> Result<PciWind
         .checked_next_power_of_two()
         .unwrap_or(1 << 63)
         .max(GIB);
-    let limit = 1u64 << phys_bits.min(52);
+    let limit = 1u64 << phys_bits.min(PHYS_BITS_MAX);
     let floor = ram_end.max(HIGH_RAM_START);
     let gaps = [
         (floor, limit.min(HYPERTRANSPORT_BASE)),

@@ -191,6 +191,15 @@ fn dsdt_reserves_the_ecam_area() {
 }
 
 #[test]
+fn osc_grants_everything_but_hotplug() {
+    // Local0 = CDW3 & (PME | AER | capability structure | LTR).
+    assert!(contains(
+        &dsdt(&platform(1)),
+        &[0x7B, b'C', b'D', b'W', b'3', 0x0A, 0x3C, 0x60]
+    ));
+}
+
+#[test]
 fn soft_off_uses_the_announced_sleep_type() {
     assert!(contains(
         &dsdt(&platform(1)),

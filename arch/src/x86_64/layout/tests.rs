@@ -160,6 +160,12 @@ fn without_bars_a_full_address_space_is_no_error() {
 }
 
 #[test]
+fn window_reaches_the_widest_address_there_is() {
+    let ram_end = (1 << 52) - 8 * GIB;
+    assert_eq!(pci_window_64(ram_end, GIB, 57).unwrap().end(), 1 << 52);
+}
+
+#[test]
 fn window_avoids_the_hypertransport_range() {
     let above = pci_window_64(1000 * GIB, 0, 48).unwrap();
     assert_eq!(above.base, TIB);
