@@ -31,6 +31,7 @@ pub const LAB_PACKAGES: &[&str] = &[
     "bsdutils",
     "busybox-static",
     "coreutils",
+    "debianutils",
     "diffutils",
     "ethtool",
     "findutils",

@@ -35,7 +35,7 @@ impl Accel {
                 "-accel",
                 "tcg,thread=multi,tb-size=1024",
                 "-cpu",
-                "max",
+                "max,-erms,-fsrm",
             ],
             // Interrupt remapping by the emulated IOMMU needs the IOAPIC outside the kernel.
             Self::Kvm => &[

@@ -74,7 +74,7 @@ impl Job {
             let _ = writeln!(text, "export {name}={}", quoted(value));
         }
         if let Some((rows, columns)) = &self.window {
-            let _ = writeln!(text, "rows={} columns={}", quoted(rows), quoted(columns));
+            let _ = writeln!(text, "export FERRY_LAB_ROWS={} FERRY_LAB_COLUMNS={}", quoted(rows), quoted(columns));
         }
         text
     }

@@ -144,10 +144,7 @@ impl MachineBuilder {
         }
         let site = Site::prepare(false)?;
         let logs = Logs::create(site.workspace.target(), &self.name)?;
-        let run_dir = tempfile::Builder::new()
-            .prefix("ferry-lab-")
-            .tempdir()
-            .context("cannot make a temporary folder")?;
+        let run_dir = run_dir()?;
         for (index, mebibytes) in self.topology.disks() {
             let path = qemu::disk_file(run_dir.path(), index);
             File::create(&path)?.set_len(u64::from(mebibytes) << 20)?;
@@ -255,6 +252,30 @@ fn start(
         command.stdin(Stdio::null()).stdout(Stdio::null());
     }
     Session::start(command, run_dir, logs.clone(), sinks)
+}
+
+/// A folder for sockets and disks. A run that is killed during the boot of L1 leaves its folder behind, so each run sweeps
+/// away those of processes that are no more.
+fn run_dir() -> Result<TempDir> {
+    const PREFIX: &str = "ferry-lab-";
+    let temp = std::env::temp_dir();
+    for entry in fs::read_dir(&temp)
+        .with_context(|| format!("cannot read {}", temp.display()))?
+        .flatten()
+    {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.split_once('-'));
+        if owner.is_some_and(|(pid, _)| !Path::new("/proc").join(pid).exists()) {
+            // Another user's folder stays; so be it.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    tempfile::Builder::new()
+        .prefix(&format!("{PREFIX}{}-", std::process::id()))
+        .tempdir()
+        .context("cannot make a temporary folder")
 }
 
 fn write_initramfs(path: &Path, site: &Site, job: &Job) -> Result<()> {

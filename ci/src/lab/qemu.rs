@@ -85,8 +85,10 @@ impl Layout<'_> {
     }
 
     fn kernel_parameters(&self) -> String {
+        // no_timer_check: on a busy host the first timer interrupts come too late for the kernel's test of the IOAPIC, and
+        // with interrupt remapping it panics for that.
         format!(
-            "console=ttyS0 {} panic=-1 quiet loglevel=4 tsc=reliable mitigations=off",
+            "console=ttyS0 {} panic=-1 quiet loglevel=4 no_timer_check tsc=reliable mitigations=off",
             self.topology.kernel
         )
     }
