@@ -8,8 +8,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+pub(crate) const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// Some libraries of fio are in a folder of their own, which they only find below the real root.
+const MORE_LIBRARIES: &str = "usr/lib/x86_64-linux-gnu/ceph";
 
 /// An unpacked Debian tree whose programs can be run.
 #[derive(Debug, Clone)]
@@ -71,7 +73,11 @@ impl Tree {
         let name = program.rsplit('/').next().unwrap_or(program);
         command
             .arg("--library-path")
-            .arg(self.path(LIBRARIES))
+            .arg(format!(
+                "{}:{}",
+                self.path(LIBRARIES).display(),
+                self.path(MORE_LIBRARIES).display()
+            ))
             .args(["--argv0", name])
             .arg(self.path(program))
             .env_remove("LD_PRELOAD")

@@ -5,6 +5,7 @@
 mod archive;
 mod bzimage;
 mod modules;
+mod tools;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,7 +24,7 @@ use crate::provision::Provision;
 use crate::workspace::Workspace;
 
 /// Changed whenever images are built differently from the same inputs.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 
 /// What L1 loads, by the name of the file that lists it for the init script. These come with the initramfs because loading
 /// them through the shared root file system takes seconds; the rest of the modules are there for `modprobe`.
@@ -105,6 +106,11 @@ impl Images {
         self.dir.join("guest-6.1.cpio")
     }
 
+    /// The guest initramfs for kernel 6.12 with programs for measuring (fio, iperf3, …); about 60 MB.
+    pub fn tools_initramfs(&self) -> PathBuf {
+        self.dir.join("guest-tools-6.12.cpio")
+    }
+
     /// The folder they are in.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -117,6 +123,7 @@ impl Images {
             ("FERRY_INITRAMFS", self.guest_initramfs()),
             ("FERRY_KERNEL_6_1", self.older_kernel()),
             ("FERRY_INITRAMFS_6_1", self.older_guest_initramfs()),
+            ("FERRY_INITRAMFS_TOOLS", self.tools_initramfs()),
             ("FERRY_VMLINUX", self.vmlinux()),
         ]
         .into_iter()
@@ -140,40 +147,13 @@ pub fn build(
         trees,
         LAB_MODULES,
         GUEST_MODULES,
+        tools::GUEST_TOOLS,
         &lab_init,
         &guest_init,
     ));
     cache.folder(lock, &format!("images/{name}"), |dir| {
         eprintln!("cargo ci: building boot images");
-        let tree = &provision.tree;
-        let newer = tree
-            .path("boot")
-            .join(format!("vmlinuz-{}", provision.release));
-        let older = provision
-            .older
-            .join("boot")
-            .join(format!("vmlinuz-{}", provision.older_release));
-        fs::copy(&newer, dir.join("vmlinuz-6.12")).context("cannot copy kernel 6.12")?;
-        fs::copy(older, dir.join("vmlinuz-6.1")).context("cannot copy kernel 6.1")?;
-        extract_vmlinux(tree, &newer, &dir.join("vmlinux-6.12"))?;
-
-        let newer = ModuleIndex::open(tree.root(), &provision.release)?;
-        let older = ModuleIndex::open(&provision.older, &provision.older_release)?;
-        write_image(&dir.join("lab.cpio"), tree, &lab_init, &newer, LAB_MODULES)?;
-        write_image(
-            &dir.join("guest-6.12.cpio"),
-            tree,
-            &guest_init,
-            &newer,
-            GUEST_MODULES,
-        )?;
-        write_image(
-            &dir.join("guest-6.1.cpio"),
-            tree,
-            &guest_init,
-            &older,
-            GUEST_MODULES,
-        )
+        fill(dir, provision, &lab_init, &guest_init)
     })?;
     cache.link(lock, "images/current", &name)?;
     Ok(Images {
@@ -181,14 +161,41 @@ pub fn build(
     })
 }
 
+fn fill(dir: &Path, provision: &Provision, lab_init: &str, guest_init: &str) -> Result<()> {
+    let tree = &provision.tree;
+    let kernel = tree
+        .path("boot")
+        .join(format!("vmlinuz-{}", provision.release));
+    fs::copy(&kernel, dir.join("vmlinuz-6.12")).context("cannot copy kernel 6.12")?;
+    extract_vmlinux(tree, &kernel, &dir.join("vmlinux-6.12"))?;
+    let kernel = provision
+        .older
+        .join("boot")
+        .join(format!("vmlinuz-{}", provision.older_release));
+    fs::copy(kernel, dir.join("vmlinuz-6.1")).context("cannot copy kernel 6.1")?;
+
+    let newer = ModuleIndex::open(tree.root(), &provision.release)?;
+    let older = ModuleIndex::open(&provision.older, &provision.older_release)?;
+    let lab = initramfs(tree, lab_init, &newer, LAB_MODULES)?;
+    let mut guest = initramfs(tree, guest_init, &newer, GUEST_MODULES)?;
+    let older_guest = initramfs(tree, guest_init, &older, GUEST_MODULES)?;
+    let write = |name: &str, bytes: &[u8]| {
+        fs::write(dir.join(name), bytes).with_context(|| format!("cannot write {name}"))
+    };
+    write("lab.cpio", &lab)?;
+    write("guest-6.12.cpio", &guest)?;
+    write("guest-6.1.cpio", &older_guest)?;
+    guest.extend(tools::archive(tree, tools::GUEST_TOOLS)?);
+    write("guest-tools-6.12.cpio", &guest)
+}
+
 /// An initramfs with busybox, all its command names, an init script and kernel modules.
-fn write_image(
-    path: &Path,
+fn initramfs(
     tree: &Tree,
     init: &str,
     index: &ModuleIndex,
     lists: &[ModuleList],
-) -> Result<()> {
+) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for folder in ["dev", "proc", "sys", "tmp", "bin"] {
         archive.folder(folder)?;
@@ -204,7 +211,7 @@ fn write_image(
         archive.link(&format!("bin/{applet}"), "busybox")?;
     }
     add_modules(&mut archive, tree, index, lists)?;
-    fs::write(path, archive.finish()?).with_context(|| format!("cannot write {}", path.display()))
+    Ok(archive.finish()?)
 }
 
 fn add_modules(

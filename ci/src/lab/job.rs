@@ -74,7 +74,12 @@ impl Job {
             let _ = writeln!(text, "export {name}={}", quoted(value));
         }
         if let Some((rows, columns)) = &self.window {
-            let _ = writeln!(text, "export FERRY_LAB_ROWS={} FERRY_LAB_COLUMNS={}", quoted(rows), quoted(columns));
+            let _ = writeln!(
+                text,
+                "export FERRY_LAB_ROWS={} FERRY_LAB_COLUMNS={}",
+                quoted(rows),
+                quoted(columns)
+            );
         }
         text
     }
