@@ -1,1 +1,44 @@
-//! x
+//! What the end-to-end tests have in common: Ferry as a process, its guest as a shell, the host's
+//! devices, and the other end of the wire.
+//!
+//! The tests run as root on a machine with an IOMMU and `/dev/kvm`: the emulated one of `cargo ci lab`,
+//! or a real one. [`site`] says which devices and images they take. They run one at a time
+//! (`--test-threads=1`), because all of them want the same devices.
+//!
+//! Every wait ends at a deadline, and one that fails says where the guest stopped. Nothing here retries:
+//! what works the second time only is broken. What can't go on panics, which fails the test.
+//!
+//! Deliberately absent: knowledge of the lab machine beyond its default device addresses, and any call
+//! into Ferry's own crates. A test sees what a user sees.
+#![expect(
+    clippy::panic,
+    reason = "a harness that can't go on fails the test that uses it"
+)]
+
+mod deadline;
+mod ferry;
+mod figures;
+mod guest;
+mod host_device;
+mod kernel_log;
+mod peer;
+pub mod site;
+mod terminal;
+mod transcript;
+
+pub use deadline::{BOOT, MOMENT, until};
+pub use ferry::{Ferry, Run};
+pub use figures::{Exits, Figures};
+pub use guest::{CommandOutput, Guest};
+pub use host_device::{Assigned, HostDevice};
+pub use kernel_log::KernelLog;
+pub use peer::{Exchange, Peer, noise};
+pub use terminal::{Modes, Terminal};
+pub use transcript::Transcript;
+
+/// Prints a figure that belongs into the log of a run that succeeds, too: the test runner keeps back
+/// only what goes through the print macros.
+pub fn figure(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "\n    {text}");
+}

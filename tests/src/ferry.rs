@@ -1,0 +1,387 @@
+//! Ferry as a process.
+
+use crate::site::{self, Kernel};
+use crate::transcript::Silence;
+use crate::{Assigned, BOOT, Figures, Guest, MOMENT, Terminal, Transcript, until};
+use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How many lines of a console a failure shows.
+const TAIL: usize = 20;
+
+/// A `ferry run …` to be started.
+#[derive(Debug)]
+pub struct Run {
+    wrapper: Vec<OsString>,
+    kernel: Kernel,
+    cmdline: Vec<String>,
+    options: Vec<OsString>,
+    input: Input,
+}
+
+#[derive(Debug)]
+enum Input {
+    Pipe,
+    Nothing,
+    Terminal(fs::File),
+}
+
+impl Run {
+    /// A guest with this kernel, its initramfs and a shell on its serial console.
+    ///
+    /// A panic reboots it at once, and its kernel keeps to errors, which would otherwise come between
+    /// the lines of its commands.
+    #[must_use]
+    pub fn new(kernel: Kernel) -> Self {
+        Self {
+            wrapper: Vec::new(),
+            kernel,
+            cmdline: ["console=ttyS0", "panic=-1", "quiet"]
+                .map(str::to_owned)
+                .into(),
+            options: Vec::new(),
+            input: Input::Pipe,
+        }
+        .option("--initramfs", kernel.initramfs())
+    }
+
+    /// The same without an initramfs: the kernel finds no root and panics.
+    #[must_use]
+    pub fn without_initramfs(kernel: Kernel) -> Self {
+        let mut run = Self::new(kernel);
+        run.options.clear();
+        run
+    }
+
+    /// Number of vCPUs.
+    #[must_use]
+    pub fn cpus(self, count: u32) -> Self {
+        self.option("--cpus", count.to_string())
+    }
+
+    /// Guest RAM.
+    #[must_use]
+    pub fn memory(self, size: &str) -> Self {
+        self.option("--memory", size)
+    }
+
+    /// Assigns a device. `rest` is empty or more keys, with their comma.
+    #[must_use]
+    pub fn device(self, device: &Assigned, rest: &str) -> Self {
+        self.option("--device", format!("host={}{rest}", device.address()))
+    }
+
+    /// A word more for the kernel's command line.
+    #[must_use]
+    pub fn cmdline(mut self, word: &str) -> Self {
+        self.cmdline.push(word.to_owned());
+        self
+    }
+
+    /// Drivers that the guest loads before its shell, separated by commas.
+    #[must_use]
+    pub fn modules(self, names: &str) -> Self {
+        self.cmdline(&format!("ferry.modules={names}"))
+    }
+
+    /// What the guest runs instead of a shell, before it powers off.
+    #[must_use]
+    pub fn command(self, command: &str) -> Self {
+        self.cmdline(&format!("ferry.run=\"{command}\""))
+    }
+
+    /// An option with its value.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.options.push(name.into());
+        self.options.push(value.into());
+        self
+    }
+
+    /// An option without a value.
+    #[must_use]
+    pub fn flag(mut self, name: &str) -> Self {
+        self.options.push(name.into());
+        self
+    }
+
+    /// Standard input is `/dev/null`.
+    #[must_use]
+    pub fn without_input(mut self) -> Self {
+        self.input = Input::Nothing;
+        self
+    }
+
+    /// Standard input is a terminal.
+    #[must_use]
+    pub fn on(mut self, terminal: &Terminal) -> Self {
+        self.input = Input::Terminal(terminal.user_end());
+        self
+    }
+
+    /// Starts Ferry through another program, whose arguments end with Ferry's command line.
+    #[must_use]
+    pub fn through(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(Into::into).collect();
+        self
+    }
+
+    /// Starts Ferry.
+    ///
+    /// # Panics
+    /// When the program can't be started.
+    #[must_use]
+    #[track_caller]
+    pub fn start(self) -> Ferry {
+        let folder = match tempfile::Builder::new().prefix("ferry-test-").tempdir() {
+            Ok(folder) => folder,
+            Err(error) => panic!("no temporary folder: {error}"),
+        };
+        let mut words = self.wrapper;
+        words.push(site::ferry().into());
+        words.extend(["run".into(), "--kernel".into(), self.kernel.path().into()]);
+        words.extend(["--cmdline".into(), self.cmdline.join(" ").into()]);
+        let own_stats = !self.options.iter().any(|option| option == "--stats");
+        words.extend(self.options);
+        let stats = folder.path().join("stats.json");
+        if own_stats {
+            words.extend(["--stats".into(), stats.clone().into()]);
+        }
+        let (program, arguments) = words.split_at(1);
+        let mut command = Command::new(program.first().cloned().unwrap_or_default());
+        command
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.stdin(match self.input {
+            Input::Pipe => Stdio::piped(),
+            Input::Nothing => Stdio::null(),
+            Input::Terminal(file) => file.into(),
+        });
+        match command.spawn() {
+            Ok(child) => Ferry::new(child, stats, folder),
+            Err(error) => panic!("{program:?}: {error}"),
+        }
+    }
+
+    /// Starts Ferry and waits for the guest's shell.
+    ///
+    /// # Panics
+    /// When the guest does not get there.
+    #[must_use]
+    #[track_caller]
+    pub fn boot(self) -> Guest {
+        Guest::of(self.start())
+    }
+}
+
+/// A running Ferry. Dropping it kills it.
+#[derive(Debug)]
+pub struct Ferry {
+    child: Child,
+    input: Option<ChildStdin>,
+    console: Transcript,
+    errors: Transcript,
+    stats: PathBuf,
+    folder: TempDir,
+}
+
+impl Ferry {
+    fn new(mut child: Child, stats: PathBuf, folder: TempDir) -> Self {
+        let input = child.stdin.take();
+        let console = child.stdout.take().map(Transcript::of);
+        let errors = child.stderr.take().map(Transcript::of);
+        let nothing = || Transcript::of(std::io::empty());
+        Self {
+            child,
+            input,
+            console: console.unwrap_or_else(nothing),
+            errors: errors.unwrap_or_else(nothing),
+            stats,
+            folder,
+        }
+    }
+
+    /// The guest's console, as far as it goes to standard output.
+    #[must_use]
+    pub fn console(&self) -> &Transcript {
+        &self.console
+    }
+
+    /// Standard error.
+    #[must_use]
+    pub fn errors(&self) -> &Transcript {
+        &self.errors
+    }
+
+    /// A folder that lasts as long as this Ferry.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Types into the guest's console.
+    ///
+    /// # Panics
+    /// When Ferry does not take it.
+    #[track_caller]
+    pub fn send(&mut self, text: &str) {
+        let Some(input) = &mut self.input else {
+            panic!("this Ferry's standard input is no pipe");
+        };
+        let sent = input
+            .write_all(text.as_bytes())
+            .and_then(|()| input.flush());
+        if let Err(error) = sent {
+            panic!("Ferry takes no input ({error}){}", self.state());
+        }
+    }
+
+    /// Waits until the console shows `marker` after its first `start` bytes; gives the place behind.
+    ///
+    /// # Panics
+    /// When it doesn't.
+    #[track_caller]
+    pub fn wait_for(&self, start: usize, marker: &str, limit: Duration) -> usize {
+        match self.console.wait_for(start, marker, limit) {
+            Ok(end) => end,
+            Err(Silence::Ended) => panic!("Ferry ended before '{marker}'{}", self.state()),
+            Err(Silence::Late) => {
+                panic!("no '{marker}' within {} s{}", limit.as_secs(), self.state())
+            }
+        }
+    }
+
+    /// Waits for the end of the process and of its output; gives the exit code.
+    ///
+    /// # Panics
+    /// When it does not end, or by a signal.
+    #[track_caller]
+    pub fn exit(&mut self, limit: Duration) -> i32 {
+        let end = std::time::Instant::now() + limit;
+        while self.ended().is_none() {
+            assert!(
+                std::time::Instant::now() < end,
+                "Ferry did not end within {} s{}",
+                limit.as_secs(),
+                self.state()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let status = self.ended();
+        for stream in [&self.console, &self.errors] {
+            let ended = stream.wait_for_end(MOMENT);
+            assert!(ended.is_ok(), "Ferry is gone, but its output is still open");
+        }
+        match status.and_then(|status| status.code()) {
+            Some(code) => code,
+            None => panic!("{status:?}{}", self.state()),
+        }
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        match self.child.try_wait() {
+            Ok(status) => status,
+            Err(error) => panic!("waiting for Ferry: {error}"),
+        }
+    }
+
+    /// The figures as of now: asks for them and waits for the new file.
+    ///
+    /// # Panics
+    /// When Ferry does not write them.
+    #[must_use]
+    #[track_caller]
+    pub fn figures(&self) -> Figures {
+        // The file is put in place whole, so one that is there is one that was asked for.
+        let _ = fs::remove_file(&self.stats);
+        self.signal(Signal::USR1);
+        let text = until("the figures after SIGUSR1", MOMENT, || {
+            fs::read_to_string(&self.stats).ok()
+        });
+        Figures::parse(&text)
+    }
+
+    /// The figures that Ferry wrote at its end.
+    ///
+    /// # Panics
+    /// When it has written none.
+    #[must_use]
+    #[track_caller]
+    pub fn last_figures(&self) -> Figures {
+        match fs::read_to_string(&self.stats) {
+            Ok(text) => Figures::parse(&text),
+            Err(error) => panic!("no figures at the end: {error}{}", self.state()),
+        }
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let sent = pid.map(|pid| kill_process(pid, signal));
+        assert_eq!(
+            sent,
+            Some(Ok(())),
+            "{signal:?} can't be sent{}",
+            self.state()
+        );
+    }
+
+    /// Ends Ferry with SIGKILL and waits until it is gone.
+    ///
+    /// # Panics
+    /// When it can't be waited for.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        if let Err(error) = self
+            .child
+            .kill()
+            .and_then(|()| self.child.wait().map(|_| ()))
+        {
+            panic!("killing Ferry: {error}");
+        }
+    }
+
+    /// Where Ferry and its guest stand, for a message.
+    #[must_use]
+    pub fn state(&self) -> String {
+        format!(
+            "\n  console:\n{}  standard error:\n{}",
+            self.console.tail(TAIL),
+            self.errors.tail(TAIL)
+        )
+    }
+
+    /// Waits for the guest to power off on its own.
+    ///
+    /// # Panics
+    /// When it doesn't, or Ferry's exit code is not 0.
+    #[track_caller]
+    pub fn finish(&mut self) {
+        let code = self.exit(BOOT);
+        assert_eq!(code, 0, "exit code{}", self.state());
+    }
+}
+
+impl Drop for Ferry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,291 @@
+//! The host's side of the wire that the guest's network card is on.
+
+use crate::{Exits, Guest, HostDevice, MOMENT, site, until};
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The host's address on the wire.
+const HOST: &str = "10.77.0.1";
+/// The guest's.
+const GUEST: &str = "10.77.0.2";
+/// How long a transfer may stand still.
+const STALL: Duration = Duration::from_secs(60);
+
+/// The host's end of the wire.
+#[derive(Debug)]
+pub struct Peer {
+    device: HostDevice,
+}
+
+/// What a transfer both ways took.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Exits to user space while it ran.
+    pub exits: Exits,
+    /// Host to guest, in Mbit/s.
+    pub to_guest: f64,
+    /// Guest to host, in Mbit/s.
+    pub from_guest: f64,
+}
+
+impl Peer {
+    /// Brings the host's card on the wire up.
+    ///
+    /// # Panics
+    /// When that can't be done.
+    #[must_use]
+    #[track_caller]
+    pub fn up() -> Self {
+        let device = site::device("peer");
+        let interface = device.interface();
+        // "replace" for the address that an earlier test has left.
+        command(&[
+            "ip",
+            "address",
+            "replace",
+            &format!("{HOST}/24"),
+            "dev",
+            &interface,
+        ]);
+        command(&["ip", "link", "set", &interface, "up"]);
+        Self { device }
+    }
+
+    /// Waits until the host's card has a link.
+    #[track_caller]
+    pub fn wait_for_carrier(&self) {
+        let carrier = format!("/sys/class/net/{}/carrier", self.device.interface());
+        until("a link on the host's side of the wire", MOMENT, || {
+            let up = fs::read_to_string(&carrier).is_ok_and(|text| text.trim() == "1");
+            up.then_some(())
+        });
+    }
+
+    /// Gives the guest's network card its address and waits for the link.
+    ///
+    /// # Panics
+    /// When there is no link.
+    #[track_caller]
+    pub fn set_up_guest(&self, guest: &mut Guest) {
+        guest.ok(&format!(
+            "ip addr add {GUEST}/24 dev eth0 && ip link set eth0 up"
+        ));
+        until("a link on the guest's side of the wire", MOMENT, || {
+            (guest.run("cat /sys/class/net/eth0/carrier").text == "1\n").then_some(())
+        });
+        self.wait_for_carrier();
+    }
+
+    /// Lets the guest ping the host and gives what `ping` printed.
+    #[must_use]
+    #[track_caller]
+    pub fn ping(&self, guest: &mut Guest, count: u32) -> String {
+        guest
+            .run(&format!("ping -c {count} -i 0.2 -W 2 {HOST}"))
+            .text
+    }
+
+    /// Pings this end from a network card that is the host's again. The card is put into a network
+    /// namespace of its own for that, since the kernel would not send to itself through a wire.
+    ///
+    /// # Panics
+    /// When packets are lost.
+    #[track_caller]
+    pub fn ping_from(&self, device: &HostDevice) {
+        let interface = device.interface();
+        self.wait_for_carrier();
+        let script = format!(
+            "sleep infinity & ip link set {interface} netns $! && \
+             nsenter --target $! --net sh -ec 'ip address add {GUEST}/24 dev {interface}; \
+             ip link set {interface} up; \
+             for try in $(seq 300); do grep -q 1 /sys/class/net/{interface}/carrier && break; \
+             sleep 0.1; done; ping -c 5 -i 0.2 -W 2 {HOST}'; status=$?; \
+             nsenter --target $! --net ip link set {interface} netns 1; kill $!; exit $status"
+        );
+        command(&["unshare", "--net", "--mount", "sh", "-c", &script]);
+    }
+
+    /// Sends `size` bytes to the guest, has it check their CRC and send them back, and compares.
+    ///
+    /// Between the two readings of the counters the guest's console is silent: it starts before, and
+    /// says how it went after.
+    ///
+    /// # Panics
+    /// When a byte is wrong or the transfer stands still.
+    #[track_caller]
+    pub fn exchange(&self, guest: &mut Guest, size: usize) -> Exchange {
+        let (there, back) = (listen(), listen());
+        let data = noise(size);
+        guest.begin(&format!(
+            "nc {HOST} {} > /tmp/data && nc {HOST} {} < /tmp/data; crc32 < /tmp/data",
+            port(&there),
+            port(&back)
+        ));
+        let mut stream = accept(&there);
+        let before = guest.figures().exits();
+        let started = Instant::now();
+        send(&mut stream, &data);
+        // The guest opens the second connection when it has everything from the first.
+        let mut stream = accept(&back);
+        let to_guest = rate(size, started);
+        let started = Instant::now();
+        let mut returned = vec![0; size];
+        if let Err(error) = stream.read_exact(&mut returned) {
+            panic!("the guest sends no more: {error}{}", guest.ferry().state());
+        }
+        let from_guest = rate(size, started);
+        let exits = guest.figures().exits().since(&before);
+        drop(stream);
+        assert!(returned == data, "what came back is not what was sent");
+        let checked = guest.end(MOMENT).text;
+        let expected = format!("{:08x}", crc32(&data));
+        assert!(
+            checked.contains(&expected),
+            "CRC {expected} expected: {checked}"
+        );
+        Exchange {
+            exits,
+            to_guest,
+            from_guest,
+        }
+    }
+
+    /// Sends to the guest without end. Returns once the transfer runs; it goes on until the guest, or
+    /// its Ferry, is gone.
+    #[track_caller]
+    pub fn flood(&self, guest: &mut Guest) {
+        let listener = listen();
+        guest.begin(&format!("nc {HOST} {} > /dev/null", port(&listener)));
+        let mut stream = accept(&listener);
+        let data = noise(1 << 20);
+        // More than all buffers in between hold, so the guest has taken some of it.
+        for _ in 0..16 {
+            send(&mut stream, &data);
+        }
+        thread::spawn(move || while stream.write_all(&data).is_ok() {});
+    }
+}
+
+fn rate(bytes: usize, started: Instant) -> f64 {
+    let bits = u32::try_from(bytes / 125_000).map_or(f64::MAX, f64::from);
+    bits / started.elapsed().as_secs_f64()
+}
+
+/// Runs a program of the host.
+#[track_caller]
+fn command(words: &[&str]) {
+    let (program, arguments) = words.split_at(1);
+    let output = Command::new(program.first().copied().unwrap_or_default())
+        .args(arguments)
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => panic!(
+            "{}: {}\n{}{}",
+            words.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ),
+        Err(error) => panic!("{}: {error}", words.join(" ")),
+    }
+}
+
+#[track_caller]
+fn listen() -> TcpListener {
+    let listener = TcpListener::bind((HOST, 0))
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    match listener {
+        Ok(listener) => listener,
+        Err(error) => panic!("{HOST} can't be listened on: {error}"),
+    }
+}
+
+#[track_caller]
+fn port(listener: &TcpListener) -> u16 {
+    match listener.local_addr() {
+        Ok(address) => address.port(),
+        Err(error) => panic!("the listener's port: {error}"),
+    }
+}
+
+#[track_caller]
+fn accept(listener: &TcpListener) -> TcpStream {
+    let stream = until("a connection from the guest", STALL, || {
+        match listener.accept() {
+            Ok((stream, _)) => Some(stream),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("no connection from the guest: {error}"),
+        }
+    });
+    let set = stream
+        .set_nonblocking(false)
+        .and_then(|()| stream.set_read_timeout(Some(STALL)))
+        .and_then(|()| stream.set_write_timeout(Some(STALL)));
+    match set {
+        Ok(()) => stream,
+        Err(error) => panic!("a connection from the guest: {error}"),
+    }
+}
+
+#[track_caller]
+fn send(stream: &mut TcpStream, data: &[u8]) {
+    if let Err(error) = stream.write_all(data) {
+        panic!("the guest takes no more: {error}");
+    }
+}
+
+/// Bytes without a pattern that a faulty copy could keep (xorshift64).
+#[must_use]
+pub fn noise(len: usize) -> Vec<u8> {
+    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// The CRC of gzip and PNG, which busybox calls crc32.
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut table = [0_u32; 256];
+    for (index, entry) in (0_u32..).zip(&mut table) {
+        *entry = (0..8).fold(index, |crc, _| {
+            if crc & 1 == 1 {
+                0xedb8_8320 ^ (crc >> 1)
+            } else {
+                crc >> 1
+            }
+        });
+    }
+    let step = |crc: u32, byte: &u8| {
+        let [low, ..] = crc.to_le_bytes();
+        table.get(usize::from(low ^ byte)).copied().unwrap_or(0) ^ (crc >> 8)
+    };
+    !bytes.iter().fold(u32::MAX, step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crc_of_the_check_value() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+
+    #[test]
+    fn noise_has_no_short_period() {
+        let bytes = noise(1 << 16);
+        assert_eq!(bytes.len(), 1 << 16);
+        assert_ne!(bytes[..4096], bytes[4096..8192]);
+    }
+}

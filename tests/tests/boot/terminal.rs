@@ -1,0 +1,68 @@
+//! The user's terminal is raw while the guest has it, and as before afterwards.
+
+use rustix::process::Signal;
+use tests::site::Kernel;
+use tests::{BOOT, Ferry, MOMENT, Modes, Run, Terminal, until};
+
+/// Starts a guest on the terminal and waits until it is raw.
+fn start(run: Run, terminal: &Terminal) -> (Ferry, Modes) {
+    let before = terminal.modes();
+    assert!(!before.are_raw(), "a new terminal is not raw");
+    let ferry = run.on(terminal).start();
+    until("a raw terminal", MOMENT, || {
+        terminal.modes().are_raw().then_some(())
+    });
+    (ferry, before)
+}
+
+#[test]
+fn ctrl_a_x_quits_with_10_and_puts_the_terminal_back() {
+    let terminal = Terminal::open();
+    let (mut ferry, before) = start(Run::new(Kernel::Elf), &terminal);
+    terminal.type_keys(b"\x01x");
+    assert_eq!(ferry.exit(MOMENT), 10, "{}", ferry.state());
+    assert_eq!(terminal.modes(), before);
+}
+
+#[test]
+fn signals_end_with_10_and_put_the_terminal_back() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let terminal = Terminal::open();
+        let (mut ferry, before) = start(Run::new(Kernel::Elf), &terminal);
+        ferry.signal(signal);
+        assert_eq!(ferry.exit(MOMENT), 10, "{signal:?}{}", ferry.state());
+        assert_eq!(terminal.modes(), before, "{signal:?}");
+    }
+}
+
+#[test]
+fn power_off_puts_the_terminal_back() {
+    let terminal = Terminal::open();
+    let run = Run::new(Kernel::Elf).command("stty -a; true");
+    let (mut ferry, before) = start(run, &terminal);
+    assert_eq!(ferry.exit(BOOT), 0, "{}", ferry.state());
+    assert_eq!(terminal.modes(), before);
+}
+
+#[test]
+fn keys_reach_the_guest_as_they_are() {
+    let terminal = Terminal::open();
+    let (mut ferry, before) = start(Run::new(Kernel::Elf), &terminal);
+    let init = ferry.wait_for(0, "ferry-guest: init", BOOT);
+    let prompt = ferry.wait_for(init, "# ", BOOT);
+    // Ctrl-C is the guest's: it ends what runs there and not Ferry.
+    terminal.type_keys(b"sleep 1000\r\x03echo sum $((40 + 2))\r");
+    ferry.wait_for(prompt, "sum 42", MOMENT);
+    terminal.type_keys(b"\x01x");
+    assert_eq!(ferry.exit(MOMENT), 10, "{}", ferry.state());
+    assert_eq!(terminal.modes(), before);
+}
+
+#[test]
+fn an_error_leaves_the_terminal_as_it_is() {
+    let terminal = Terminal::open();
+    let before = terminal.modes();
+    let mut ferry = Run::new(Kernel::Elf).memory("64M").on(&terminal).start();
+    assert_eq!(ferry.exit(MOMENT), 2, "{}", ferry.state());
+    assert_eq!(terminal.modes(), before);
+}
