@@ -14,6 +14,10 @@ pub(super) struct SetupArgs {
     /// Look for newer Debian packages
     #[arg(long)]
     update: bool,
+
+    /// Delete trees and images of earlier set-ups (no lab machine may be running)
+    #[arg(long)]
+    prune: bool,
 }
 
 /// Build the boot images if anything changed, and print their paths as shell variables
@@ -24,6 +28,9 @@ pub(super) struct ImagesArgs {}
 
 pub(super) fn run(args: &SetupArgs) -> Result<u8> {
     let site = Site::prepare(args.update)?;
+    if args.prune {
+        site.prune()?;
+    }
     let rows = [
         ("cache", site.cache.root().display().to_string()),
         (

@@ -22,6 +22,8 @@ use super::stream::copy_to_mark;
 
 /// Lines of a log worth showing when a machine broke down.
 const TAIL: usize = 15;
+/// QEMU says so of every wire that, on purpose, does not lead out of the machine.
+const NO_NEWS: &str = "is not connected to host network";
 /// What is left in a stream when QEMU has ended arrives within this.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -276,7 +278,7 @@ fn last_lines(path: &Path) -> String {
     let lines: Vec<&str> = text
         .lines()
         .map(str::trim_end)
-        .filter(|line| !line.is_empty())
+        .filter(|line| !line.is_empty() && !line.contains(NO_NEWS))
         .collect();
     let shown = &lines[lines.len().saturating_sub(TAIL)..];
     shown
