@@ -182,6 +182,9 @@ impl Machine {
             }
         }
         self.pci.segment().reset();
+        if let Some(console) = &self.console {
+            console.serial.reset();
+        }
         bars::assign(&self.functions(), &self.platform)?;
         let entry = self.load()?;
         self.reset_cpus(&entry)
