@@ -253,6 +253,7 @@ impl HostRange {
     #[must_use]
     pub fn part(&self, offset: usize, len: usize) -> Option<Self> {
         let end = offset.checked_add(len)?;
-        (end <= self.len).then(|| Self::new(Arc::clone(&self.mapping), self.offset + offset, len))?
+        (end <= self.len)
+            .then(|| Self::new(Arc::clone(&self.mapping), self.offset + offset, len))?
     }
 }

@@ -1,6 +1,5 @@
 //! Figures: how long start-up took, what left the guest, what it cost.
 
-use devices::host::HostRoot;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -120,8 +119,9 @@ pub struct DeviceReport {
     pub guest: String,
     /// Vectors armed on the host now.
     pub armed_vectors: Vec<u32>,
-    /// Interrupts since the vector was armed, as the host counted them, by vector.
-    pub interrupts: BTreeMap<u32, u64>,
+    /// Interrupts since the device was opened, as the host counted them, by kind (`intx`, `msi`,
+    /// `msix`) and vector.
+    pub interrupts: BTreeMap<&'static str, BTreeMap<u16, u64>>,
 }
 
 /// What memory costs.
@@ -186,11 +186,4 @@ pub fn peak_rss_without_guest_ram() -> u64 {
             .unwrap_or(0)
     };
     field("VmHWM:").saturating_sub(field("RssShmem:")) << 10
-}
-
-/// Interrupts that the host counted for a device, by vector.
-#[must_use]
-pub fn host_interrupts(root: &HostRoot, host: devices::pci::HostSbdf) -> BTreeMap<u32, u64> {
-    let _ = (root, host);
-    BTreeMap::new()
 }

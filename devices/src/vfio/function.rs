@@ -8,6 +8,7 @@ use super::plan::PassthroughPlan;
 use super::probe::{OpenedDevice, VfioError};
 use super::state::ConfigState;
 use super::sys::IrqAction;
+use crate::host::DeviceInterrupt;
 use crate::interrupt::{IntxRouter, MsiRouter};
 use crate::mapping::HostRange;
 use crate::pci::bar::remap;
@@ -134,6 +135,13 @@ impl VfioPciDevice {
     #[must_use]
     pub fn failures(&self) -> u64 {
         self.failures.count()
+    }
+
+    /// Interrupts that the host has taken for the device since it was opened, by kind and vector.
+    /// Reads `/proc/interrupts`.
+    #[must_use]
+    pub fn interrupts(&self) -> Vec<DeviceInterrupt> {
+        self.lock().interrupts.taken()
     }
 
     /// Has the host signal `trigger` when the device reports an uncorrectable error.

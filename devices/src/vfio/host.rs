@@ -3,6 +3,7 @@
 
 use super::probe::OpenedDevice;
 use super::sys::{self, IrqAction};
+use crate::host::{DeviceInterrupt, HostRoot};
 use crate::mapping::{Access, HostMapping};
 use crate::pci::BarIndex;
 use std::io;
@@ -46,6 +47,8 @@ pub(super) trait VfioHost: Send + Sync {
     fn map(&self, bar: BarIndex, offset: u64, len: u64) -> io::Result<HostMapping>;
     fn set_irqs(&self, index: IrqIndex, action: IrqAction<'_>) -> io::Result<()>;
     fn reset(&self) -> io::Result<()>;
+    /// Interrupts taken since each vector was armed; none where the host doesn't tell.
+    fn interrupts(&self) -> Vec<DeviceInterrupt>;
 }
 
 /// A function behind a VFIO descriptor.
@@ -116,5 +119,11 @@ impl VfioHost for KernelHost {
 
     fn reset(&self) -> io::Result<()> {
         sys::reset(self.device.as_fd())
+    }
+
+    fn interrupts(&self) -> Vec<DeviceInterrupt> {
+        let root = HostRoot::system();
+        root.device_interrupts(self.device.sbdf())
+            .unwrap_or_default()
     }
 }

@@ -8,6 +8,7 @@ use super::failures::Failures;
 use super::host::{IrqIndex, VfioHost};
 use super::plan::InterruptPlan;
 use super::sys::IrqAction;
+use crate::host::{DeviceInterrupt, DeviceInterruptType};
 use crate::interrupt::{IntxRouter, MsiMessage, MsiRouter, MsiVector};
 use crate::pci::HostSbdf;
 use crate::pci::msi::MsiState;
@@ -72,6 +73,8 @@ pub(super) struct Interrupts {
     parts: InterruptParts,
     mode: Mode,
     vectors: BTreeMap<u32, Vector>,
+    /// Taken by vectors that are disarmed by now: the kernel forgets its own count then.
+    counted: BTreeMap<(DeviceInterruptType, u16), u64>,
 }
 
 impl Interrupts {
@@ -80,6 +83,7 @@ impl Interrupts {
             parts,
             mode: Mode::Off,
             vectors: BTreeMap::new(),
+            counted: BTreeMap::new(),
         }
     }
 
@@ -140,6 +144,21 @@ impl Interrupts {
         armed.map(|(vector, _)| *vector).collect()
     }
 
+    /// Interrupts that the host has taken for the function since it was opened.
+    pub(super) fn taken(&self) -> Vec<DeviceInterrupt> {
+        let mut sum = self.counted.clone();
+        for interrupt in self.parts.host.interrupts() {
+            *sum.entry((interrupt.kind, interrupt.vector)).or_default() += interrupt.count;
+        }
+        sum.into_iter()
+            .map(|((kind, vector), count)| DeviceInterrupt {
+                kind,
+                vector,
+                count,
+            })
+            .collect()
+    }
+
     /// Disarms everything on the host, then gives the GSIs back.
     pub(super) fn disable(&mut self) {
         let mode = std::mem::replace(&mut self.mode, Mode::Off);
@@ -151,6 +170,10 @@ impl Interrupts {
             Mode::MsiX(msix) => (IrqIndex::MsiX, msix.reach > 0),
         };
         if enabled {
+            for interrupt in self.parts.host.interrupts() {
+                let counted = self.counted.entry((interrupt.kind, interrupt.vector));
+                *counted.or_default() += interrupt.count;
+            }
             let disabled = self.parts.host.set_irqs(index, IrqAction::Disable);
             self.parts.report(disabled, || format!("disable {index:?}"));
         }

@@ -5,6 +5,7 @@ use super::host::{IrqIndex, VfioHost};
 use super::plan::{PassthroughPlan, PassthroughSpec};
 use super::probe::{IrqLine, MappableArea, Region, VfioProbe};
 use super::sys::IrqAction;
+use crate::host::{DeviceInterrupt, DeviceInterruptType};
 use crate::interrupt::{IntxRouter, MsiMessage, MsiRouter, MsiVector};
 use crate::mapping::{Access, HostMapping};
 use crate::pci::{BarIndex, BarKind, ConfigOffset, ConfigStep, GuestBdf, HostSbdf, PciFunction};
@@ -423,6 +424,19 @@ impl VfioHost for FakeHost {
     fn reset(&self) -> io::Result<()> {
         self.state().resets += 1;
         Ok(())
+    }
+
+    /// Each armed MSI-X vector has taken three interrupts.
+    fn interrupts(&self) -> Vec<DeviceInterrupt> {
+        let taken = |vector| DeviceInterrupt {
+            kind: DeviceInterruptType::Msix,
+            vector,
+            count: 3,
+        };
+        let vectors = self.armed().into_iter();
+        vectors
+            .map(|vector| taken(u16::try_from(vector).unwrap()))
+            .collect()
     }
 }
 

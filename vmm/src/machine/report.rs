@@ -3,10 +3,10 @@
 use super::builder::Machine;
 use crate::spec::StatsSpec;
 use crate::stats::{
-    DeviceReport, MemoryReport, Report, host_interrupts, micros, peak_rss_without_guest_ram,
-    vcpu_reports,
+    DeviceReport, MemoryReport, Report, micros, peak_rss_without_guest_ram, vcpu_reports,
 };
-use devices::host::HostRoot;
+use devices::host::{DeviceInterrupt, DeviceInterruptType};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -42,7 +42,6 @@ fn gather(machine: &Machine) -> Report {
     if let Some(first) = machine.context.first_run.get() {
         startup.first_run = micros(first.duration_since(start));
     }
-    let root = HostRoot::system();
     let assigned = machine.assigned.iter().flat_map(|all| &all.devices);
     Report {
         uptime: micros(start.elapsed()),
@@ -57,7 +56,7 @@ fn gather(machine: &Machine) -> Report {
                 host: assigned.spec.host.to_string(),
                 guest: assigned.spec.guest.to_string(),
                 armed_vectors: assigned.device.armed_vectors(),
-                interrupts: host_interrupts(&root, assigned.spec.host),
+                interrupts: by_kind(&assigned.device.interrupts()),
             })
             .collect(),
         memory: MemoryReport {
@@ -65,4 +64,18 @@ fn gather(machine: &Machine) -> Report {
             peak_rss_without_guest_ram: peak_rss_without_guest_ram(),
         },
     }
+}
+
+fn by_kind(interrupts: &[DeviceInterrupt]) -> BTreeMap<&'static str, BTreeMap<u16, u64>> {
+    let mut kinds: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+    for interrupt in interrupts {
+        let kind = match interrupt.kind {
+            DeviceInterruptType::Intx => "intx",
+            DeviceInterruptType::Msi => "msi",
+            DeviceInterruptType::Msix => "msix",
+        };
+        let counts = kinds.entry(kind).or_default();
+        counts.insert(interrupt.vector, interrupt.count);
+    }
+    kinds
 }

@@ -267,3 +267,17 @@ fn dropping_the_device_leaves_nothing_armed() {
     assert_eq!(host.state().irqs, HostIrqs::None);
     assert!(router.routes().msi.is_empty());
 }
+
+#[test]
+fn interrupts_of_a_disarmed_vector_stay_counted() {
+    let mut machine = enabled(&igb());
+    mask(&machine, 2, false);
+    control(&mut machine, 0);
+    control(&mut machine, ENABLE);
+    mask(&machine, 2, true);
+    mask(&machine, 2, false);
+    mask(&machine, 5, false);
+    let taken = machine.device.interrupts();
+    let counts: Vec<_> = taken.iter().map(|i| (i.vector, i.count)).collect();
+    assert_eq!(counts, [(2, 6), (5, 3)]);
+}
