@@ -44,6 +44,8 @@ pub enum BindingObstacle {
         sbdf: HostSbdf,
         /// The members that stand in the way.
         offenders: Vec<HostFunction>,
+        /// What the host knows these as.
+        used_as: Vec<String>,
     },
 }
 
@@ -99,14 +101,41 @@ pub(super) fn check(
             header_type,
         }));
     }
-    let directory = function::directory(function.sbdf);
-    let mut used_as = root.names(directory.join("net"))?;
-    used_as.extend(root.names(directory.join("nvme"))?);
     Ok(Some(BindingObstacle::NotOnVfio {
         function: function.clone(),
-        used_as,
+        used_as: used_as(root, function.sbdf)?,
         vfio_pci_loaded: root.exists("sys/bus/pci/drivers/vfio-pci"),
     }))
+}
+
+/// Whether members of a group that are not `asked` for keep VFIO from owning it.
+pub(super) fn check_group(
+    root: &HostRoot,
+    sbdf: HostSbdf,
+    group: u32,
+    asked: &[HostSbdf],
+) -> Result<Option<BindingObstacle>, HostError> {
+    let offenders = root.group(group)?.offenders(asked);
+    if offenders.is_empty() {
+        return Ok(None);
+    }
+    let names: Result<Vec<_>, _> = offenders
+        .iter()
+        .map(|offender| used_as(root, offender.sbdf))
+        .collect();
+    Ok(Some(BindingObstacle::GroupNotViable {
+        group,
+        sbdf,
+        offenders,
+        used_as: names?.concat(),
+    }))
+}
+
+fn used_as(root: &HostRoot, sbdf: HostSbdf) -> Result<Vec<String>, HostError> {
+    let directory = function::directory(sbdf);
+    let mut names = root.names(directory.join("net"))?;
+    names.extend(root.names(directory.join("nvme"))?);
+    Ok(names)
 }
 
 /// One shell line that gives functions to vfio-pci.
@@ -153,13 +182,17 @@ impl BindingObstacle {
                 held_by(function, used_as, *vfio_pci_loaded),
                 bind_command(std::slice::from_ref(function)),
             ),
-            Self::GroupNotViable { offenders, .. } => {
+            Self::GroupNotViable {
+                offenders, used_as, ..
+            } => {
                 let names: Vec<_> = offenders.iter().map(driven).collect();
+                let mut names = names.join("; ");
+                if !used_as.is_empty() {
+                    // Writing to a String can't fail.
+                    let _ = write!(names, "; the host will lose {}", used_as.join(", "));
+                }
                 (
-                    format!(
-                        "the IOMMU can't tell them apart, so all go together: {}",
-                        names.join("; ")
-                    ),
+                    format!("the IOMMU can't tell them apart, so all go together: {names}"),
                     bind_command(offenders),
                 )
             }
@@ -266,7 +299,9 @@ mod tests {
             Some("xhci_hcd"),
             Some(14),
         );
+        host.file("sys/bus/pci/devices/0000:01:00.2/net/usb0/mtu", "1500");
         let text = host.problem(&[GPU.0], &FakeLimits::generous());
+        assert!(text.contains("; the host will lose usb0\n"), "{text}");
         assert!(
             text.contains(
                 "for d in 0000:01:00.1 0000:01:00.2; do echo vfio-pci > \

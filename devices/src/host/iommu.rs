@@ -127,11 +127,17 @@ fn refuses_direct_mappings(root: &HostRoot) -> Result<bool, HostError> {
     Ok(units.iter().any(|unit| unit.starts_with("dmar")))
 }
 
+/// Takes an argument off the kernel's command line; not out of the middle of a longer word.
+pub(super) fn without_argument(argument: &str) -> String {
+    edit_grub(&format!("s/ *\\b{argument}\\b//"))
+}
+
+fn edit_grub(script: &str) -> String {
+    format!("sudo sed -i '{script}' /etc/default/grub && sudo update-grub && sudo reboot")
+}
+
 fn kernel_argument_command(argument: &str) -> String {
-    format!(
-        "sudo sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{argument} /' /etc/default/grub && sudo update-grub \
-         && sudo reboot"
-    )
+    edit_grub(&format!("s/^GRUB_CMDLINE_LINUX=\"/&{argument} /"))
 }
 
 impl IommuObstacle {
@@ -197,9 +203,12 @@ fn off(table: &str, argument: Option<&str>) -> (String, String) {
     if let Some(argument) = argument {
         return (
             format!("the kernel was started with {argument}"),
-            format!(
-                "sudo sed -i 's/ *{argument}//' /etc/default/grub && sudo update-grub && sudo reboot"
-            ),
+            // Taken away, VT-d would be on only where the kernel was built with it on.
+            if argument == "intel_iommu=off" {
+                edit_grub("s/intel_iommu=off/intel_iommu=on/")
+            } else {
+                without_argument(argument)
+            },
         );
     }
     match table {
@@ -272,7 +281,8 @@ mod tests {
             problem(&host),
             "0000:03:00.0 can't be assigned: the IOMMU is off in the kernel\n  \
              why: the kernel was started with amd_iommu=off\n  \
-             fix: sudo sed -i 's/ *amd_iommu=off//' /etc/default/grub && sudo update-grub && sudo reboot"
+             fix: sudo sed -i 's/ *\\bamd_iommu=off\\b//' /etc/default/grub && sudo update-grub && sudo \
+             reboot"
         );
         host.file("proc/cmdline", "quiet\n");
         let text = problem(&host);

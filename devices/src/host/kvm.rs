@@ -96,17 +96,21 @@ impl KvmObstacle {
                 format!("sudo modprobe {module}"),
             ),
             Self::NotPassedIn => (
-                "its module is loaded, so this is a container that was not given the node"
+                "its module is loaded, so the node was removed or this is a container without it"
                     .to_owned(),
-                "pass it in: docker run --device /dev/kvm …".to_owned(),
+                "give the container the node (docker, podman: --device /dev/kvm); where it is no \
+                 container, make it: sudo mknod /dev/kvm c 10 232"
+                    .to_owned(),
             ),
             Self::Denied { access } => (
                 access.reason(),
                 match access.verdict {
                     Verdict::DeniedByPolicy => access.policy_remedy("/dev/kvm"),
-                    Verdict::Granted | Verdict::DeniedByMode => access
-                        .join_remedy()
-                        .unwrap_or_else(|| "sudo setfacl -m u:$USER:rw /dev/kvm".to_owned()),
+                    Verdict::Granted | Verdict::DeniedByMode => {
+                        access.join_remedy().unwrap_or_else(|| {
+                            "until the next boot: sudo chown $USER /dev/kvm".to_owned()
+                        })
+                    }
                 },
             ),
         };
@@ -164,7 +168,7 @@ mod tests {
         let host = without_node("vendor_id\t: GenuineIntel\nflags\t\t: vmx\n");
         host.file("sys/module/kvm_intel/parameters/nested", "Y\n");
         let text = host.problem(&[], &FakeLimits::generous());
-        assert!(text.contains("docker run --device /dev/kvm"), "{text}");
+        assert!(text.contains("docker, podman: --device /dev/kvm"), "{text}");
     }
 
     #[test]
@@ -174,7 +178,7 @@ mod tests {
             SavedHost::intel().problem(&[], &limits),
             "can't open /dev/kvm: permission denied\n  \
              why: owner root, group kvm, mode 0660: that leaves this user out\n  \
-             fix: sudo usermod -aG kvm $USER, then log out and in again"
+             fix: join its group, then log out and in again: sudo usermod -aG kvm $USER"
         );
     }
 
@@ -183,7 +187,7 @@ mod tests {
         let limits = FakeLimits::denying("kvm", "root", 0o660, Verdict::DeniedByMode);
         let text = SavedHost::intel().problem(&[], &limits);
         assert!(
-            text.ends_with("sudo setfacl -m u:$USER:rw /dev/kvm"),
+            text.ends_with("until the next boot: sudo chown $USER /dev/kvm"),
             "{text}"
         );
     }

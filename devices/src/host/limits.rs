@@ -47,7 +47,7 @@ impl NodeAccess {
         let joinable = self.mode & 0o060 == 0o060 && self.group != "root";
         joinable.then(|| {
             format!(
-                "sudo usermod -aG {} $USER, then log out and in again",
+                "join its group, then log out and in again: sudo usermod -aG {} $USER",
                 self.group
             )
         })
@@ -74,7 +74,9 @@ impl NodeAccess {
 
     /// What to do where the device cgroup keeps a process out.
     pub(super) fn policy_remedy(&self, node: &str) -> String {
-        format!("allow it: DeviceAllow={node} rw (systemd unit), --device {node} (docker, podman)")
+        format!(
+            "allow it with DeviceAllow={node} rw (systemd unit) or --device {node} (docker, podman)"
+        )
     }
 }
 

@@ -67,12 +67,12 @@ impl MemlockObstacle {
             limit_text(limit.hard)
         );
         let remedy = if limit.hard.is_none_or(|hard| hard >= *needed) {
-            format!("ulimit -S -l {kib} (systemd: LimitMEMLOCK={bytes})")
+            format!("in a systemd unit LimitMEMLOCK={bytes}, in a shell: ulimit -S -l {kib}")
         } else {
             format!(
-                "sudo prlimit --pid $$ --memlock={bytes}:{bytes} (systemd: LimitMEMLOCK={bytes}; \
-                 for good: echo \"$USER - memlock {kib}\" | sudo tee \
-                 /etc/security/limits.d/ferry.conf)"
+                "for good 'USER - memlock {kib}' in /etc/security/limits.d/ferry.conf or, in a \
+                 systemd unit, LimitMEMLOCK={bytes}; for this shell: sudo prlimit --pid $$ \
+                 --memlock={bytes}:{bytes}"
             )
         };
         Problem::new(self.to_string(), why, remedy)
@@ -101,7 +101,7 @@ mod tests {
             "the locked-memory limit is too low for 8 GiB of guest RAM\n  \
              why: a device's DMA can hit any page, so all are pinned: 8389632 KiB; the limit is 8 MiB \
              (hard limit unlimited)\n  \
-             fix: ulimit -S -l 8389632 (systemd: LimitMEMLOCK=8590983168)"
+             fix: in a systemd unit LimitMEMLOCK=8590983168, in a shell: ulimit -S -l 8389632"
         );
     }
 
@@ -111,10 +111,10 @@ mod tests {
         let text = SavedHost::intel().problem(&[NIC.0], &limits);
         assert!(text.contains("the limit is 64 KiB (hard limit 1.5 GiB)"));
         assert!(
-            text.contains("sudo prlimit --pid $$ --memlock=8590983168:8590983168"),
+            text.ends_with("for this shell: sudo prlimit --pid $$ --memlock=8590983168:8590983168"),
             "{text}"
         );
-        assert!(text.contains("echo \"$USER - memlock 8389632\" | sudo tee"));
+        assert!(text.contains("'USER - memlock 8389632' in /etc/security/limits.d"));
     }
 
     #[test]

@@ -104,7 +104,7 @@ pub fn obstacles(
         walk.keep(remapping::check(root, sbdf));
         // Loading vfio-pci, already the remedy of another, brings the container and its backend.
         if !walk.lacks_vfio_pci() {
-            walk.keep(vfio_node::check_container(root, limits));
+            walk.container();
         }
     }
     if !requirements.devices.is_empty() {
@@ -132,6 +132,20 @@ impl Walk<'_> {
             Err(error) => self.found.push(error.into()),
         }
         true
+    }
+
+    /// A container without `/dev/vfio` lacks the nodes of the groups for the same reason.
+    fn container(&mut self) {
+        let container = vfio_node::check_container(self.root, self.limits);
+        if let Ok(Some(VfioNodeObstacle::NoContainer { .. })) = container {
+            self.found.retain(|obstacle| {
+                !matches!(
+                    obstacle,
+                    Obstacle::VfioNode(VfioNodeObstacle::NoGroup { .. })
+                )
+            });
+        }
+        self.keep(container);
     }
 
     fn lacks_vfio_pci(&self) -> bool {
@@ -193,15 +207,7 @@ impl Walk<'_> {
         if self.keep(iommu::check_group(self.root, sbdf, group)) {
             return;
         }
-        let shared = self.root.group(group).map(|members| {
-            let offenders = members.offenders(self.asked);
-            (!offenders.is_empty()).then_some(BindingObstacle::GroupNotViable {
-                group,
-                sbdf,
-                offenders,
-            })
-        });
-        self.keep(shared);
+        self.keep(binding::check_group(self.root, sbdf, group, self.asked));
         // The node appears with the first member on vfio-pci.
         if !bound_elsewhere {
             let node = vfio_node::check_group(self.root, self.limits, sbdf, group);
@@ -287,6 +293,18 @@ mod tests {
         host.remove("dev/vfio");
         let text = host.problem(&[NIC.0], &FakeLimits::generous());
         assert!(text.contains("the vfio-pci module is not loaded"), "{text}");
+    }
+
+    #[test]
+    fn container_without_vfio_nodes_is_told_so_once() {
+        let host = SavedHost::intel();
+        host.file(
+            "sys/module/vfio/parameters/enable_unsafe_noiommu_mode",
+            "N\n",
+        );
+        host.remove("dev/vfio");
+        let text = host.problem(&[NIC.0], &FakeLimits::generous());
+        assert!(text.starts_with("/dev/vfio/vfio is missing\n"), "{text}");
     }
 
     #[test]

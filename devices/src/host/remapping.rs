@@ -13,7 +13,7 @@
 //! * One VT-d unit whose Extended Capability Register lacks bit 3 (IR) turns it off for all.
 
 use super::group::ReservedRegionType;
-use super::iommu::IommuObstacle;
+use super::iommu::{IommuObstacle, without_argument};
 use super::problem::Problem;
 use super::root::{HostError, HostRoot};
 use crate::pci::HostSbdf;
@@ -204,12 +204,17 @@ impl RemappingObstacle {
             None => "VFIO_SET_IOMMU returned EPERM".to_owned(),
         };
         let remedy = match (&self.off, self.amd_vi) {
-            (Some(RemappingOff::Argument(argument)), _) => format!(
-                "sudo sed -i 's/ *{argument}//' /etc/default/grub && sudo update-grub && sudo reboot"
-            ),
-            (_, true) => "see why AMD-Vi left it off: sudo dmesg | grep -iE \
-                                    'amd-vi|remapping'; update the firmware"
-                .to_owned(),
+            (Some(RemappingOff::Argument(argument)), _) => {
+                format!(
+                    "start the kernel without it: {}",
+                    without_argument(argument)
+                )
+            }
+            (_, true) => {
+                "update the firmware, or see why AMD-Vi left it off: sudo dmesg | grep -iE \
+                          'amd-vi|remapping'"
+                    .to_owned()
+            }
             (_, false) => {
                 "turn VT-d interrupt remapping or x2APIC on in the firmware setup (QEMU: -device \
                  intel-iommu,intremap=on)"
@@ -223,8 +228,8 @@ impl RemappingObstacle {
                 "{sign}; without it a guest can make its device raise any interrupt on the host"
             ),
             format!(
-                "{remedy}; vfio_iommu_type1's allow_unsafe_interrupts=1 would accept that risk, for \
-                 guests you trust as you trust root"
+                "for guests you trust as you trust root, allow_unsafe_interrupts=1 of \
+                 vfio_iommu_type1 accepts that; else {remedy}"
             ),
         )
     }
@@ -246,9 +251,9 @@ mod tests {
             "0000:03:00.0 can't be assigned: the host has no interrupt remapping\n  \
              why: the IO-APIC's interrupts don't pass through it (chip IO-APIC, not IR-IO-APIC); \
              without it a guest can make its device raise any interrupt on the host\n  \
-             fix: turn VT-d interrupt remapping or x2APIC on in the firmware setup (QEMU: -device \
-             intel-iommu,intremap=on); vfio_iommu_type1's allow_unsafe_interrupts=1 would accept \
-             that risk, for guests you trust as you trust root"
+             fix: for guests you trust as you trust root, allow_unsafe_interrupts=1 of \
+             vfio_iommu_type1 accepts that; else turn VT-d interrupt remapping or x2APIC on in the \
+             firmware setup (QEMU: -device intel-iommu,intremap=on)"
         );
     }
 
@@ -268,7 +273,12 @@ mod tests {
             text.contains("the kernel was started with intremap=off"),
             "{text}"
         );
-        assert!(text.contains("sed -i 's/ *intremap=off//'"), "{text}");
+        assert!(
+            text.ends_with(
+                "sed -i 's/ *\\bintremap=off\\b//' /etc/default/grub && sudo update-grub && sudo reboot"
+            ),
+            "{text}"
+        );
     }
 
     #[test]

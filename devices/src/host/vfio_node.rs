@@ -102,7 +102,9 @@ impl VfioNodeObstacle {
                 "vfio is loaded: this is a container that was not given /dev/vfio, or a kernel \
                  without CONFIG_VFIO_CONTAINER"
                     .to_owned(),
-                "pass it in: docker run --device /dev/vfio …".to_owned(),
+                "give the container the nodes (docker, podman: --device /dev/vfio), or use a kernel \
+                 that has the option: grep VFIO_CONTAINER /boot/config-$(uname -r)"
+                    .to_owned(),
             ),
             Self::NoType1 => (
                 "vfio is loaded without its IOMMU backend, which modprobe adds by itself unless \
@@ -112,7 +114,10 @@ impl VfioNodeObstacle {
             ),
             Self::NoGroup { group, sbdf } => (
                 format!("{sbdf} is on vfio-pci, yet the node of its group is not in this /dev"),
-                format!("pass it in: docker run --device /dev/vfio/{group} …, or check udev"),
+                format!(
+                    "give the container the node (docker, podman: --device /dev/vfio/{group}); on a \
+                     host it is udev's: ls -l /dev/vfio"
+                ),
             ),
             Self::Denied { node, access } => (
                 access.reason(),
@@ -122,8 +127,8 @@ impl VfioNodeObstacle {
                     _ if node == "/dev/vfio/vfio" => format!("sudo chmod 0666 {node}"),
                     _ => access.join_remedy().unwrap_or_else(|| {
                         format!(
-                            "sudo chown $USER {node} (for good, a udev rule: SUBSYSTEM==\"vfio\", \
-                             GROUP=\"kvm\", MODE=\"0660\")"
+                            "for good a udev rule (SUBSYSTEM==\"vfio\", GROUP=\"kvm\", MODE=\"0660\"), \
+                             until the next boot: sudo chown $USER {node}"
                         )
                     }),
                 },
@@ -182,7 +187,8 @@ mod tests {
             host.problem(&[NIC.0], &FakeLimits::generous()),
             "/dev/vfio/16 is missing, the group of 0000:03:00.0\n  \
              why: 0000:03:00.0 is on vfio-pci, yet the node of its group is not in this /dev\n  \
-             fix: pass it in: docker run --device /dev/vfio/16 …, or check udev"
+             fix: give the container the node (docker, podman: --device /dev/vfio/16); on a host it \
+             is udev's: ls -l /dev/vfio"
         );
     }
 
@@ -193,8 +199,8 @@ mod tests {
             SavedHost::intel().problem(&[NIC.0], &limits),
             "can't open /dev/vfio/16: permission denied\n  \
              why: owner root, group root, mode 0600: that leaves this user out\n  \
-             fix: sudo chown $USER /dev/vfio/16 (for good, a udev rule: SUBSYSTEM==\"vfio\", \
-             GROUP=\"kvm\", MODE=\"0660\")"
+             fix: for good a udev rule (SUBSYSTEM==\"vfio\", GROUP=\"kvm\", MODE=\"0660\"), until the \
+             next boot: sudo chown $USER /dev/vfio/16"
         );
     }
 
