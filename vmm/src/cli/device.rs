@@ -1,9 +1,10 @@
 //! `--device host=BDF[,id=NAME][,addr=SLOT[.FN]]`.
 
+use super::shown;
 use super::suggest::nearest;
 use devices::host::Problem;
 use devices::pci::{GuestBdf, HostSbdf};
-use vmm::spec::DeviceRequest;
+use vmm::spec::{DeviceRequest, PlacementError};
 
 /// The keys that Ferry knows.
 const KEYS: [&str; 3] = ["host", "id", "addr"];
@@ -32,12 +33,14 @@ const QEMU_KEYS: [(&str, &str); 14] = [
     ("xres", "Ferry has no display"),
 ];
 
+const USAGE: &str =
+    "write --device host=BDF[,id=NAME][,addr=SLOT[.FN]], e.g. --device host=01:00.0";
+
 /// Parses the argument of one `--device`. A leading `vfio-pci,` or `pci-assign,` is accepted, so that
 /// a line from elsewhere can be pasted.
 pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
-    let what = format!("--device {text} is not understood");
+    let what = format!("--device {} is not understood", shown(text));
     let problem = |why: String, remedy: &str| Problem::new(what.clone(), why, remedy);
-    let usage = "write --device host=BDF[,id=NAME][,addr=SLOT[.FN]], e.g. --device host=01:00.0";
     let options = text
         .strip_prefix("vfio-pci,")
         .or_else(|| text.strip_prefix("pci-assign,"))
@@ -45,15 +48,13 @@ pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
     let (mut host, mut id, mut guest) = (None, None, None);
     for option in options.split(',') {
         let Some((key, value)) = option.split_once('=') else {
-            return Err(problem(
-                format!("'{option}' is not of the form key=value"),
-                usage,
-            ));
+            return Err(no_key(&what, option));
         };
         let again = match key {
             "host" => {
                 let address: HostSbdf = value.parse().map_err(|error| {
-                    let remedy = "give the address as 'lspci -D' prints it, e.g. host=0000:01:00.0";
+                    let remedy =
+                        "give an address, e.g. host=0000:01:00.0, as they are listed by: lspci -D";
                     problem(format!("{error}"), remedy)
                 })?;
                 host.replace(address).is_some()
@@ -73,27 +74,94 @@ pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
                 })?;
                 guest.replace(place).is_some()
             }
-            _ => return Err(unknown_key(&what, key, usage)),
+            _ => return Err(unknown_key(&what, key, options)),
         };
         if again {
-            return Err(problem(format!("'{key}' is given twice"), usage));
+            return Err(problem(format!("'{key}' is given twice"), "leave one out"));
         }
     }
-    let host = host.ok_or_else(|| problem("host= is missing".to_owned(), usage))?;
+    let host = host.ok_or_else(|| problem("host= is missing".to_owned(), USAGE))?;
     Ok(DeviceRequest { host, id, guest })
 }
 
-fn unknown_key(what: &str, key: &str, usage: &str) -> Problem {
-    if let Some((_, meaning)) = QEMU_KEYS.iter().find(|(qemu, _)| *qemu == key) {
-        let why = format!("'{key}' is a QEMU key that has no use here: {meaning}");
-        return Problem::new(what, why, format!("leave out '{key}='"));
+/// A word that is no `key=value`; most likely an address without `host=`.
+fn no_key(what: &str, word: &str) -> Problem {
+    let remedy = match word.parse::<HostSbdf>() {
+        Ok(_) => format!("write --device host={word}"),
+        Err(_) => USAGE.to_owned(),
+    };
+    Problem::new(
+        what,
+        format!("{} is not of the form key=value", shown(word)),
+        remedy,
+    )
+}
+
+fn unknown_key(what: &str, key: &str, options: &str) -> Problem {
+    if foreign(key).is_some() {
+        return foreign_keys(what, options);
     }
-    let why = format!("'{key}' is no key of --device (host, id, addr)");
+    let why = format!("'{key}' is no key of --device ({})", KEYS.join(", "));
     let remedy = nearest(key, &KEYS).map_or_else(
-        || usage.to_owned(),
+        || USAGE.to_owned(),
         |known| format!("did you mean '{known}='?"),
     );
     Problem::new(what, why, remedy)
+}
+
+/// Why a key of QEMU's has no use here.
+fn foreign(key: &str) -> Option<&'static str> {
+    let listed = QEMU_KEYS.iter().find(|(qemu, _)| *qemu == key);
+    listed
+        .map(|(_, meaning)| *meaning)
+        // QEMU's prefix for experiments and workarounds.
+        .or_else(|| key.starts_with("x-").then_some("it tunes QEMU's own code"))
+}
+
+/// All of QEMU's keys in a pasted line at once, and the line without them.
+fn foreign_keys(what: &str, options: &str) -> Problem {
+    let (mut kept, mut reasons) = (Vec::new(), Vec::new());
+    for option in options.split(',') {
+        let key = option.split('=').next().unwrap_or_default();
+        match foreign(key) {
+            Some(meaning) => reasons.push(format!("'{key}' ({meaning})")),
+            None => kept.push(option),
+        }
+    }
+    let are = match reasons.len() {
+        1 => "is a key",
+        _ => "are keys",
+    };
+    let why = format!("{} {are} of QEMU's without use here", reasons.join(", "));
+    Problem::new(what, why, format!("write --device {}", kept.join(",")))
+}
+
+/// Devices that can't be in one guest together.
+pub(super) fn misplaced(error: &PlacementError) -> Problem {
+    let remedy = match error {
+        PlacementError::SameHostDevice(host) => format!("leave one --device host={host} out"),
+        PlacementError::SameId(_) => "give each device an id= of its own, or none".to_owned(),
+        PlacementError::SameGuestAddress { second, .. } => {
+            format!("give {second} another addr=, or none: then it gets a free slot")
+        }
+        PlacementError::HostBridgeSlot(host) => {
+            format!(
+                "give {host} a slot from addr=0x1 to addr=0x1f, or none: then it gets a free one"
+            )
+        }
+        PlacementError::NoFunctionZero { slot, host, .. } => {
+            format!("give a device addr={slot:#x}, or {host} another addr=")
+        }
+        PlacementError::Full(_) => {
+            "put up to eight devices into one slot, as its functions: addr=0x1.0, addr=0x1.1"
+                .to_owned()
+        }
+    };
+    Problem::new(
+        "these devices can't be in one guest",
+        error.to_string(),
+        remedy,
+    )
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -131,13 +199,26 @@ mod tests {
     }
 
     #[test]
-    fn qemu_keys_without_use_are_named() {
+    fn qemu_keys_without_use_are_named_together_and_taken_out() {
         let problem = parse("vfio-pci,host=01:00.0,bootindex=1").unwrap_err();
-        assert!(
-            problem.why.contains("'bootindex' is a QEMU key"),
-            "{problem}"
+        assert_eq!(
+            problem.why,
+            "'bootindex' (Ferry boots the kernel that --kernel names) is a key of QEMU's without use here"
         );
-        assert_eq!(problem.remedy, "leave out 'bootindex='");
+        assert_eq!(problem.remedy, "write --device host=01:00.0");
+        let problem = parse("vfio-pci,host=01:00.0,x-foo=1,id=n,rombar=0").unwrap_err();
+        assert_eq!(
+            problem.why,
+            "'x-foo' (it tunes QEMU's own code), 'rombar' (the expansion ROM is not shown to the \
+             guest) are keys of QEMU's without use here"
+        );
+        assert_eq!(problem.remedy, "write --device host=01:00.0,id=n");
+    }
+
+    #[test]
+    fn an_address_alone_gets_its_key() {
+        let problem = parse("0000:01:00.0").unwrap_err();
+        assert_eq!(problem.remedy, "write --device host=0000:01:00.0");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod device;
 mod run;
 mod size;
 mod suggest;
+mod usage;
 
 use clap::{Parser, Subcommand};
 use devices::host::Problem;
@@ -64,21 +65,42 @@ impl Failure {
             problems: vec![problem],
         }
     }
+
+    /// Tells the user.
+    fn report(self) -> ExitCode {
+        let root = rustix::process::geteuid().is_root();
+        for problem in self.problems {
+            let problem = if root { problem.for_root() } else { problem };
+            eprintln!("ferry: {problem}");
+        }
+        self.exit.into()
+    }
 }
 
 /// Runs the command that the process's arguments name.
 pub(crate) fn main(start: Instant) -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => match usage::problem(&error) {
+            Some(problem) => return Failure::usage(problem).report(),
+            // Prints the help or the version.
+            None => error.exit(),
+        },
+    };
     start_log(arguments.verbose);
     let result = match arguments.command {
         Command::Run(arguments) => run::run(arguments, start),
     };
-    result.unwrap_or_else(|failure| {
-        for problem in &failure.problems {
-            eprintln!("ferry: {problem}");
-        }
-        failure.exit.into()
-    })
+    result.unwrap_or_else(Failure::report)
+}
+
+/// An argument as a message shows it: one that is empty or has blanks in quotes.
+fn shown(text: &str) -> String {
+    if text.is_empty() || text.contains(char::is_whitespace) {
+        format!("'{text}'")
+    } else {
+        text.to_owned()
+    }
 }
 
 fn start_log(verbose: u8) {

@@ -1,11 +1,11 @@
 //! `ferry run`.
 
 use super::suggest::nearest;
-use super::{Exit, Failure, device, size};
+use super::{Exit, Failure, device, shown, size};
 use clap::ValueEnum;
 use devices::host::{CurrentProcess, HostRoot, Problem, RunRequirements, preflight};
 use devices::pci::HostSbdf;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 use vmm::machine::{Machine, Outcome, run as run_machine};
@@ -30,10 +30,20 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "STRING", default_value = "console=ttyS0")]
     cmdline: String,
     /// Number of vCPUs, 1 to 254
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        allow_negative_numbers = true
+    )]
     cpus: String,
     /// Guest RAM: 512M, 5G
-    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "512M",
+        allow_negative_numbers = true
+    )]
     memory: String,
     /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]]; may be repeated
     #[arg(long, value_name = "host=BDF[,…]")]
@@ -109,13 +119,7 @@ impl Arguments {
             .iter()
             .map(|text| device::parse(text))
             .collect::<Result<Vec<_>, _>>()?;
-        let devices = place(&requests).map_err(|error| {
-            Problem::new(
-                "these devices can't be in one guest",
-                error.to_string(),
-                "give each --device its own host=, id= and addr=, with function 0 in every slot",
-            )
-        })?;
+        let devices = place(&requests).map_err(|error| device::misplaced(&error))?;
         Ok(MachineSpec {
             kernel: self.kernel,
             initramfs: self.initramfs,
@@ -124,7 +128,7 @@ impl Arguments {
             memory,
             devices,
             serial: serial(&self.serial)?,
-            stats: self.stats.map(stats).transpose()?,
+            stats: self.stats.as_deref().map(stats).transpose()?,
             no_reboot: self.no_reboot,
         })
     }
@@ -133,7 +137,7 @@ impl Arguments {
 fn cpus(text: &str) -> Result<CpuCount, Problem> {
     text.parse().ok().and_then(CpuCount::new).ok_or_else(|| {
         Problem::new(
-            format!("--cpus {text} is no usable number"),
+            format!("--cpus {} is no usable number", shown(text)),
             format!("a guest has 1 to {} vCPUs", CpuCount::MAX),
             "give a number in that range, e.g. --cpus 4",
         )
@@ -154,12 +158,18 @@ fn serial(text: &str) -> Result<SerialSpec, Problem> {
         None => (text, None),
     };
     let problem = |why: String, remedy: String| {
-        Problem::new(format!("--serial {text} is not understood"), why, remedy)
+        let what = format!("--serial {} is not understood", shown(text));
+        Problem::new(what, why, remedy)
     };
     match (SerialWord::from_str(word, false), path) {
         (Ok(SerialWord::Tty), None) => Ok(SerialSpec::Terminal),
         (Ok(SerialWord::None), None) => Ok(SerialSpec::Absent),
-        (Ok(SerialWord::File), Some(path)) if !path.is_empty() => Ok(SerialSpec::File(path.into())),
+        (Ok(SerialWord::File), Some(path)) if !path.is_empty() => {
+            let path = PathBuf::from(path);
+            let asked = if path.exists() { &path } else { folder(&path) };
+            writable("--serial", text, &path, asked)?;
+            Ok(SerialSpec::File(path))
+        }
         (Ok(SerialWord::File), _) => Err(problem(
             "file needs a path".to_owned(),
             "write --serial file=PATH".to_owned(),
@@ -178,32 +188,43 @@ fn serial(text: &str) -> Result<SerialSpec, Problem> {
     }
 }
 
-/// A path that can't be written is found out now and not when the guest has run for a day.
-fn stats(text: String) -> Result<StatsSpec, Problem> {
+fn stats(text: &str) -> Result<StatsSpec, Problem> {
     if text == "-" {
         return Ok(StatsSpec::Stdout);
     }
-    let path = PathBuf::from(&text);
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => std::path::Path::new("."),
-    };
-    let writable = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK);
-    if path.is_dir() || path.file_name().is_none() {
-        return Err(Problem::new(
-            format!("--stats {text} can't be written"),
-            "it is a folder",
-            "name a file, or - for standard output",
-        ));
-    }
-    writable.map_err(|error| {
-        Problem::new(
-            format!("--stats {text} can't be written"),
-            format!("{}: {}", folder.display(), std::io::Error::from(error)),
-            "name a file in a folder that exists and is yours, or - for standard output",
-        )
-    })?;
+    // It is replaced by a new file, so its folder has to take that.
+    let path = PathBuf::from(text);
+    writable("--stats", text, &path, folder(&path))?;
     Ok(StatsSpec::File(path))
+}
+
+/// A path that can't be written is found out now: before a device is opened, and not when the guest
+/// has run for a day. `asked` is what has to be writable for it.
+fn writable(option: &str, text: &str, path: &Path, asked: &Path) -> Result<(), Problem> {
+    let problem = |why: String| {
+        Problem::new(
+            format!("{option} {} can't be written", shown(text)),
+            why,
+            "name a file in a folder that exists and is yours",
+        )
+    };
+    if path.as_os_str().is_empty() {
+        return Err(problem("it is empty".to_owned()));
+    }
+    if path.is_dir() {
+        return Err(problem(format!("{} is a folder", path.display())));
+    }
+    rustix::fs::access(asked, rustix::fs::Access::WRITE_OK).map_err(|error| {
+        let error = std::io::Error::from(error);
+        problem(format!("{}: {error}", asked.display()))
+    })
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 #[cfg(test)]
@@ -214,17 +235,28 @@ mod tests {
     fn serial_words_are_understood_and_slips_corrected() {
         assert_eq!(serial("tty").unwrap(), SerialSpec::Terminal);
         assert_eq!(serial("none").unwrap(), SerialSpec::Absent);
-        assert_eq!(serial("file=/x").unwrap(), SerialSpec::File("/x".into()));
+        let file = std::env::temp_dir().join("no-such-console");
+        let text = format!("file={}", file.display());
+        assert_eq!(serial(&text).unwrap(), SerialSpec::File(file));
         assert_eq!(serial("ttty").unwrap_err().remedy, "did you mean 'tty'?");
-        for text in ["", "file", "file=", "tty=1"] {
+        for text in [
+            "",
+            "file",
+            "file=",
+            "file=/nonexistent/x",
+            "file=/",
+            "tty=1",
+        ] {
             assert!(serial(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_stats_path_that_cannot_be_written_is_refused_early() {
-        assert!(stats("/nonexistent/figures.json".to_owned()).is_err());
-        assert!(stats("/".to_owned()).is_err());
-        assert_eq!(stats("-".to_owned()).unwrap(), StatsSpec::Stdout);
+        let why = |text| stats(text).unwrap_err().why;
+        assert!(why("/nonexistent/figures.json").starts_with("/nonexistent: No such file"));
+        assert_eq!(why("/"), "/ is a folder");
+        assert_eq!(why(""), "it is empty");
+        assert_eq!(stats("-").unwrap(), StatsSpec::Stdout);
     }
 }

@@ -1,11 +1,12 @@
 //! Memory sizes as people write them.
 
+use super::shown;
 use devices::host::Problem;
 use vmm::spec::MemorySize;
 
 /// Parses `512M`, `5G`, `1024MiB`; a plain number is MiB, as elsewhere.
 pub(super) fn parse(text: &str) -> Result<MemorySize, Problem> {
-    let what = format!("--memory {text} is no usable size");
+    let what = format!("--memory {} is no usable size", shown(text));
     let remedy = "give a multiple of 2 MiB from 128M on, e.g. --memory 512M or --memory 5G";
     let problem = |why: String| Problem::new(what.clone(), why, remedy);
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();

@@ -1,0 +1,174 @@
+//! What clap finds wrong with a command line, in three lines like every other problem.
+
+use super::suggest::nearest;
+use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
+use devices::host::Problem;
+
+/// The commands that there are.
+const COMMANDS: [&str; 2] = ["run", "help"];
+
+/// The problem that `error` tells of; none where it is no error but help or the version.
+pub(super) fn problem(error: &Error) -> Option<Problem> {
+    let word = |kind| text(error, kind).unwrap_or_default();
+    // `--cpus <N>` as clap names an argument; without `<N>` it is what one types.
+    let option = word(ContextKind::InvalidArg);
+    let name = option.split(' ').next().unwrap_or_default();
+    Some(match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => return None,
+        ErrorKind::UnknownArgument => unknown(error, &option),
+        ErrorKind::InvalidSubcommand => no_command(&word(ContextKind::InvalidSubcommand)),
+        ErrorKind::MissingRequiredArgument => Problem::new(
+            format!("{option} is missing"),
+            "without it there is no guest to run",
+            "give it, for example: ferry run --kernel /boot/vmlinuz-$(uname -r)",
+        ),
+        ErrorKind::InvalidValue if word(ContextKind::InvalidValue).is_empty() => Problem::new(
+            format!("{name} needs a value"),
+            "none follows it",
+            format!("write {option}; all options are listed by: ferry run --help"),
+        ),
+        ErrorKind::ArgumentConflict => Problem::new(
+            format!("{name} is given twice"),
+            "a guest has only one",
+            format!("leave one {name} out"),
+        ),
+        ErrorKind::TooManyValues => Problem::new(
+            format!("{name} takes no value"),
+            format!("'{}' follows it", word(ContextKind::InvalidValue)),
+            format!("write {name}"),
+        ),
+        _ => Problem::new(
+            "the command line is not understood",
+            rendered(error),
+            "all options are listed by: ferry run --help",
+        ),
+    })
+}
+
+fn unknown(error: &Error, argument: &str) -> Problem {
+    let why = if argument.starts_with('-') {
+        "there is no such option"
+    } else {
+        "it belongs to no option"
+    };
+    let remedy = text(error, ContextKind::SuggestedArg).map_or_else(
+        || "all options are listed by: ferry run --help".to_owned(),
+        |known| format!("did you mean '{known}'?"),
+    );
+    Problem::new(format!("{argument} is not understood"), why, remedy)
+}
+
+fn no_command(word: &str) -> Problem {
+    let remedy = match nearest(word, &COMMANDS) {
+        Some(known) => format!("did you mean 'ferry {known}'?"),
+        None => "a guest is started by: ferry run --kernel PATH".to_owned(),
+    };
+    Problem::new(
+        format!("ferry {word} is not understood"),
+        format!("'{word}' is none of {}", COMMANDS.join(", ")),
+        remedy,
+    )
+}
+
+fn text(error: &Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text.clone()),
+        ContextValue::Strings(texts) => Some(texts.join(", ")),
+        _ => None,
+    }
+}
+
+/// The first line of clap's own text.
+fn rendered(error: &Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Arguments;
+    use clap::Parser;
+
+    fn told(line: &str) -> Option<String> {
+        let error = Arguments::try_parse_from(line.split(' ')).err()?;
+        problem(&error).map(|problem| problem.to_string())
+    }
+
+    fn tells(line: &str, what: &str, remedy: &str) {
+        let text = told(line).unwrap();
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(text.starts_with(&format!("{what}\n")), "{text}");
+        assert!(text.ends_with(&format!("fix: {remedy}")), "{text}");
+    }
+
+    #[test]
+    fn what_clap_refuses_is_told_in_three_lines() {
+        let list = "all options are listed by: ferry run --help";
+        tells(
+            "ferry run --kernel k --frob",
+            "--frob is not understood",
+            list,
+        );
+        tells(
+            "ferry run --kernel k extra",
+            "extra is not understood",
+            list,
+        );
+        tells(
+            "ferry run --kernel k --memry 1G",
+            "--memry is not understood",
+            "did you mean '--memory'?",
+        );
+        tells(
+            "ferry run",
+            "--kernel <PATH> is missing",
+            "give it, for example: ferry run --kernel /boot/vmlinuz-$(uname -r)",
+        );
+        tells(
+            "ferry run --kernel k --cpus",
+            "--cpus needs a value",
+            &format!("write --cpus <N>; {list}"),
+        );
+        tells(
+            "ferry run --kernel k --kernel k",
+            "--kernel is given twice",
+            "leave one --kernel out",
+        );
+        tells(
+            "ferry run --kernel k --no-reboot=1",
+            "--no-reboot takes no value",
+            "write --no-reboot",
+        );
+        tells(
+            "ferry rnu",
+            "ferry rnu is not understood",
+            "did you mean 'ferry run'?",
+        );
+        tells(
+            "ferry start",
+            "ferry start is not understood",
+            "a guest is started by: ferry run --kernel PATH",
+        );
+    }
+
+    #[test]
+    fn help_and_version_are_no_problems() {
+        for line in [
+            "ferry --help",
+            "ferry run --help",
+            "ferry --version",
+            "ferry",
+        ] {
+            assert_eq!(told(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_negative_number_is_a_value_and_no_option() {
+        assert_eq!(told("ferry run --kernel k --cpus -1 --memory -1"), None);
+    }
+}
