@@ -52,9 +52,7 @@ pub struct BootInput<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BootError {
     /// The kernel would cut the command line off.
-    #[error(
-        "the kernel command line has {len} bytes, but this kernel takes at most {max}; shorten it"
-    )]
+    #[error("the kernel command line has {len} bytes, but this kernel takes at most {max}")]
     CommandLineTooLong {
         /// Length in bytes.
         len: usize,
@@ -62,7 +60,7 @@ pub enum BootError {
         max: usize,
     },
     /// A NUL would end the command line early.
-    #[error("the kernel command line contains a NUL byte at offset {offset}; remove it")]
+    #[error("the kernel command line contains a NUL byte at offset {offset}")]
     CommandLineNul {
         /// Where the NUL is.
         offset: usize,
@@ -79,7 +77,7 @@ pub enum BootError {
     },
     /// The kernel doesn't fit behind its load address.
     #[error(
-        "the kernel needs {} MiB of RAM from {address:#x}, but {} MiB are there; give the guest more memory",
+        "the kernel needs {} MiB of RAM from {address:#x}, but {} MiB are there",
         needed.div_ceil(MIB), available / MIB
     )]
     KernelDoesNotFit {
@@ -92,8 +90,7 @@ pub enum BootError {
     },
     /// No room for the initramfs between the kernel and the highest address the kernel takes it from.
     #[error(
-        "the initramfs needs {} MiB of RAM above the kernel and below {limit:#x}, but {} MiB are free there; give the \
-         guest more memory or use a smaller initramfs",
+        "the initramfs needs {} MiB of RAM above the kernel and below {limit:#x}, but {} MiB are free there",
         needed.div_ceil(MIB), available / MIB
     )]
     InitramfsDoesNotFit {

@@ -15,6 +15,7 @@ use crate::stats::{ExitCounters, Stopwatch, micros};
 use arch::platform::{MemoryRange, PciWindow, PlatformDescription};
 use arch::x86_64::cpuid::{CpuIdentity, KVM_APIC_BUS_HZ, phys_bits};
 use arch::x86_64::regs::EntryPoint;
+use arch::x86_64::reset_vector::reset_vector;
 use arch::x86_64::{acpi, layout};
 use devices::pci::{PciFunction, PciSegment};
 use kvm_bindings::kvm_cpuid_entry2;
@@ -53,7 +54,11 @@ struct Images {
 impl Images {
     fn open(spec: &MachineSpec) -> Result<Self, MachineError> {
         let kernel = Kernel::open(&spec.kernel)?;
-        let initramfs = spec.initramfs.as_deref().map(ImageFile::open).transpose()?;
+        let initramfs = spec
+            .initramfs
+            .as_deref()
+            .map(ImageFile::open_initramfs)
+            .transpose()?;
         Ok(Self { kernel, initramfs })
     }
 }
@@ -152,6 +157,7 @@ impl Machine {
     fn load(&self) -> Result<EntryPoint, MachineError> {
         let tables = acpi::build(&self.platform)?;
         write_blobs(&self.ram, &tables.blobs)?;
+        write_blobs(&self.ram, &[reset_vector()])?;
         self.images.kernel.load(
             self.images.initramfs.as_ref(),
             &self.spec.cmdline,

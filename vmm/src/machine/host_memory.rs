@@ -23,16 +23,12 @@ fn check_against(meminfo: &str, asked: u64, pinned: bool) -> Result<(), MachineE
         let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
         kib.checked_mul(1024)
     };
-    let (name, kind) = if pinned {
-        ("MemAvailable:", "available to pin")
-    } else {
-        ("MemTotal:", "in all")
-    };
+    let name = if pinned { "MemAvailable:" } else { "MemTotal:" };
     match bytes(name) {
         Some(present) if present < asked => Err(MachineError::HostMemory {
             asked,
             present,
-            kind,
+            pinned,
         }),
         _ => Ok(()),
     }

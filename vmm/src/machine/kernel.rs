@@ -1,6 +1,7 @@
 //! The guest's kernel and initramfs: checked early, loaded late.
 
 use super::MachineError;
+use super::elf::{self, ElfFault, ElfKernel};
 use crate::memory::GuestRam;
 use arch::platform::{MemoryRange, PlatformDescription};
 use arch::x86_64::boot::{
@@ -38,6 +39,22 @@ pub enum KernelError {
         /// What it looks like.
         found: &'static str,
     },
+    /// The file ends before the kernel does.
+    #[error("{} is cut off", path.display())]
+    CutOff {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: u64,
+        /// The bytes that its headers promise.
+        needed: u64,
+    },
+    /// An initramfs without content.
+    #[error("{} is empty", path.display())]
+    EmptyInitramfs {
+        /// The file.
+        path: PathBuf,
+    },
     /// It doesn't fit the guest's RAM.
     #[error("{} doesn't fit", path.display())]
     Fit {
@@ -63,7 +80,7 @@ enum Format {
     /// bzImage: the 64-bit boot protocol.
     BzImage(Box<setup_header>),
     /// ELF vmlinux: PVH when it has the note, else the 64-bit boot protocol.
-    Elf,
+    Elf(ElfKernel),
 }
 
 /// A file that is to be put into guest memory.
@@ -86,13 +103,30 @@ impl ImageFile {
         let file = File::open(path).map_err(read)?;
         let metadata = file.metadata().map_err(read)?;
         if !metadata.is_file() {
-            return Err(read(io::Error::other("it is no regular file")));
+            let kind = if metadata.is_dir() {
+                "it is a folder"
+            } else {
+                "it is no regular file"
+            };
+            return Err(read(io::Error::other(kind)));
         }
         Ok(Self {
             path: path.to_owned(),
             file,
             len: metadata.len(),
         })
+    }
+
+    /// The same for an initramfs.
+    ///
+    /// # Errors
+    /// [`KernelError::Read`], [`KernelError::EmptyInitramfs`].
+    pub fn open_initramfs(path: &Path) -> Result<Self, KernelError> {
+        let image = Self::open(path)?;
+        if image.len == 0 {
+            return Err(KernelError::EmptyInitramfs { path: image.path });
+        }
+        Ok(image)
     }
 }
 
@@ -110,31 +144,42 @@ const SETUP_HEADER_MAGIC: u32 = 0x5372_6448;
 const XLF_KERNEL_64: u16 = 1;
 /// Offset of the 64-bit entry in the protected-mode part.
 const ENTRY_64: u64 = 0x200;
-const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
-const ELF_CLASS_64: u8 = 2;
-const ELF_MACHINE_X86_64: u16 = 62;
+/// The real-mode part of a bzImage counts its sectors of 512 bytes without the first, and an old one
+/// that gives none has four.
+const SECTOR: u64 = 512;
+const SETUP_SECTORS_OLD: u8 = 4;
+/// `syssize` counts paragraphs of 16 bytes; the last one need not be whole.
+const PARAGRAPH: u64 = 16;
 
 impl Kernel {
     /// Opens `path` and finds out what it is.
     ///
     /// # Errors
-    /// [`KernelError::Read`], [`KernelError::NoKernel`].
+    /// [`KernelError::Read`], [`KernelError::NoKernel`], [`KernelError::CutOff`].
     pub fn open(path: &Path) -> Result<Self, KernelError> {
         let image = ImageFile::open(path)?;
         let no_kernel = |found| KernelError::NoKernel {
             path: path.to_owned(),
             found,
         };
-        let mut ident = [0; 20];
+        let cut_off = |needed| KernelError::CutOff {
+            path: path.to_owned(),
+            len: image.len,
+            needed,
+        };
+        if image.len == 0 {
+            return Err(no_kernel("it is empty"));
+        }
+        let mut ident = [0; 8];
         if image.file.read_exact_at(&mut ident, 0).is_err() {
             return Err(no_kernel("it is too short"));
         }
-        if ident.starts_with(&ELF_MAGIC) {
-            let machine = u16::from_le_bytes([ident[18], ident[19]]);
-            if ident[4] != ELF_CLASS_64 || machine != ELF_MACHINE_X86_64 {
-                return Err(no_kernel("an ELF file for another machine"));
-            }
-            let format = Format::Elf;
+        if elf::is_elf(&ident) {
+            let inspected = elf::inspect(&image.file, image.len);
+            let format = Format::Elf(inspected.map_err(|fault| match fault {
+                ElfFault::NoKernel(found) => no_kernel(found),
+                ElfFault::CutOff(needed) => cut_off(needed),
+            })?);
             return Ok(Self { image, format });
         }
         let mut header = setup_header::default();
@@ -147,7 +192,12 @@ impl Kernel {
             return Err(no_kernel(describe(&ident)));
         }
         if header.xloadflags & XLF_KERNEL_64 == 0 {
-            return Err(no_kernel("a bzImage without a 64-bit entry point"));
+            return Err(no_kernel("it is a bzImage without a 64-bit entry point"));
+        }
+        let needed = file_len(&header);
+        // A bzImage that is a little short of whole boots, and then can't unpack itself.
+        if image.len.saturating_add(PARAGRAPH) <= needed {
+            return Err(cut_off(needed));
         }
         let format = Format::BzImage(Box::new(header));
         Ok(Self { image, format })
@@ -156,7 +206,7 @@ impl Kernel {
     fn header(&self) -> Option<&setup_header> {
         match &self.format {
             Format::BzImage(header) => Some(header),
-            Format::Elf => None,
+            Format::Elf(_) => None,
         }
     }
 
@@ -174,10 +224,15 @@ impl Kernel {
             path: image.path.clone(),
             source,
         };
-        let start =
-            kernel_load_address(platform, self.header()).map_err(|e| fit(&self.image, e))?;
+        let end = match &self.format {
+            Format::BzImage(header) => {
+                let start =
+                    kernel_load_address(platform, Some(header)).map_err(|e| fit(&self.image, e))?;
+                start + self.image.len
+            }
+            Format::Elf(kernel) => elf_end(kernel, platform).map_err(|e| fit(&self.image, e))?,
+        };
         if let Some(image) = initramfs {
-            let end = start + self.image.len;
             initramfs_address(platform, self.header(), end, image.len)
                 .map_err(|e| fit(image, e))?;
         }
@@ -207,7 +262,7 @@ impl Kernel {
             setup_header: loaded.setup_header,
         };
         let (entry, blobs) = match (&self.format, &loaded.pvh_boot_cap) {
-            (Format::Elf, PvhBootCapability::PvhEntryPresent(entry)) => {
+            (Format::Elf(_), PvhBootCapability::PvhEntryPresent(entry)) => {
                 let entry = EntryPoint::Pvh {
                     rip: entry.0,
                     start_info: PVH_START_INFO_ADDRESS,
@@ -217,7 +272,7 @@ impl Kernel {
             (format, _) => {
                 let offset = match format {
                     Format::BzImage(_) => ENTRY_64,
-                    Format::Elf => 0,
+                    Format::Elf(_) => 0,
                 };
                 let entry = EntryPoint::Linux64 {
                     rip: loaded.kernel_load.0 + offset,
@@ -250,7 +305,7 @@ impl Kernel {
                 let at = kernel_load_address(platform, Some(header)).map_err(fit)?;
                 BzImage::load(memory, Some(GuestAddress(at)), &mut file, None)
             }
-            Format::Elf => Elf::load(memory, None, &mut file, Some(GuestAddress(HIGH_MEMORY))),
+            Format::Elf(_) => Elf::load(memory, None, &mut file, Some(GuestAddress(HIGH_MEMORY))),
         };
         loaded.map_err(|source| KernelError::Load {
             path: self.image.path.clone(),
@@ -282,6 +337,34 @@ impl Kernel {
     }
 }
 
+/// How long the file of a bzImage is that has this header (Linux boot protocol, "Loading The Rest of
+/// The Kernel").
+fn file_len(header: &setup_header) -> u64 {
+    let sectors = match header.setup_sects {
+        0 => SETUP_SECTORS_OLD,
+        sectors => sectors,
+    };
+    (u64::from(sectors) + 1) * SECTOR + u64::from(header.syssize) * PARAGRAPH
+}
+
+/// First address behind an ELF kernel, which says itself where it goes, if there is RAM for it.
+fn elf_end(kernel: &ElfKernel, platform: &PlatformDescription) -> Result<u64, BootError> {
+    let range = platform
+        .ram
+        .iter()
+        .find(|range| range.start <= kernel.start && kernel.start < range.end());
+    let available = range.map_or(0, |range| range.end() - kernel.start);
+    let needed = kernel.end - kernel.start;
+    if needed > available {
+        return Err(BootError::KernelDoesNotFit {
+            address: kernel.start,
+            needed,
+            available,
+        });
+    }
+    Ok(kernel.end)
+}
+
 fn copy_file(image: &ImageFile, start: u64, ram: &GuestRam) -> io::Result<()> {
     use std::io::Seek;
     let mut file = image.file.try_clone()?;
@@ -310,15 +393,15 @@ pub(super) fn write_blobs(ram: &GuestRam, blobs: &[GuestBlob]) -> Result<(), Mac
 /// Names what a file that is no kernel seems to be.
 fn describe(start: &[u8]) -> &'static str {
     const SIGNATURES: [(&[u8], &str); 6] = [
-        (b"\x1f\x8b", "a gzip file"),
-        (b"\xfd7zXZ", "an xz file"),
-        (b"\x28\xb5\x2f\xfd", "a zstd file"),
-        (b"0707", "a cpio archive"),
-        (b"!<arch>", "an ar archive or Debian package"),
-        (b"#!", "a script"),
+        (b"\x1f\x8b", "it is a gzip file"),
+        (b"\xfd7zXZ", "it is an xz file"),
+        (b"\x28\xb5\x2f\xfd", "it is a zstd file"),
+        (b"0707", "it is a cpio archive, as an initramfs is"),
+        (b"!<arch>", "it is an ar archive or Debian package"),
+        (b"#!", "it is a script"),
     ];
     SIGNATURES
         .iter()
         .find(|(magic, _)| start.starts_with(magic))
-        .map_or("neither a bzImage nor an ELF file", |(_, name)| name)
+        .map_or("it is neither a bzImage nor an ELF file", |(_, name)| name)
 }

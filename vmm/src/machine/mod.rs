@@ -6,6 +6,7 @@ mod builder;
 mod buses;
 mod console;
 mod control;
+mod elf;
 mod host_memory;
 mod kernel;
 mod mailbox;
@@ -52,14 +53,14 @@ pub enum MachineError {
     #[error(transparent)]
     Map(#[from] MapError),
     /// More guest RAM than the host has.
-    #[error("guest RAM of {asked} bytes is more than the {present} bytes that the host has {kind}")]
+    #[error("guest RAM of {asked} bytes is more than the {present} bytes that the host has")]
     HostMemory {
         /// Bytes asked for.
         asked: u64,
         /// Bytes there.
         present: u64,
-        /// Which memory.
-        kind: &'static str,
+        /// Whether it has to be free, because a device's DMA pins it.
+        pinned: bool,
     },
     /// Kernel or initramfs.
     #[error(transparent)]

@@ -3,6 +3,7 @@
 use super::{KernelError, MachineError};
 use crate::kvm::KvmError;
 use crate::memory::RamError;
+use arch::x86_64::boot::BootError;
 use devices::host::{HostRoot, Problem, explain_busy, explain_eperm_on_attach};
 use devices::pci::HostSbdf;
 use devices::vfio::{ContainerError, VfioError};
@@ -13,17 +14,35 @@ const MIB: u64 = 1 << 20;
 
 /// The causes of `error`, without itself; its own text when it has none.
 fn why(error: &dyn Error) -> String {
-    let mut causes = Vec::new();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        causes.push(cause.to_string());
-        source = cause.source();
-    }
+    let causes = causes(error);
     if causes.is_empty() {
         error.to_string()
     } else {
         causes.join(": ")
     }
+}
+
+/// `error` and its causes.
+fn with_causes(error: &dyn Error) -> String {
+    let mut texts = vec![error.to_string()];
+    texts.extend(causes(error));
+    texts.join(": ")
+}
+
+/// Some crates repeat a cause in the text of the error it caused: it is told once.
+fn causes(error: &dyn Error) -> Vec<String> {
+    let mut told = error.to_string();
+    let mut causes = Vec::new();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !told.contains(&text) {
+            causes.push(text.clone());
+            told = text;
+        }
+        source = cause.source();
+    }
+    causes
 }
 
 impl MachineError {
@@ -35,26 +54,19 @@ impl MachineError {
             Self::Vcpu(error) => Problem::new(
                 error.to_string(),
                 why(error),
-                "see 'dmesg' for what KVM said; fewer --cpus may be what this host can run",
+                "give fewer --cpus, or see what KVM said: sudo dmesg | tail",
             ),
             Self::Ram(error) => ram(error),
             Self::HostMemory {
                 asked,
                 present,
-                kind,
-            } => Problem::new(
-                format!("a guest with {} MiB does not fit this host", asked / MIB),
-                format!("the host has {} MiB {kind}", present / MIB),
-                format!(
-                    "give --memory {}M or less, or free memory",
-                    round_down(*present)
-                ),
-            ),
+                pinned,
+            } => host_memory(*asked, *present, *pinned),
             Self::Kernel(error) => kernel(error),
             Self::Boot(error) => Problem::new(
                 "the guest can't be put into its memory",
                 error.to_string(),
-                "give more --memory or a smaller kernel, initramfs or command line",
+                fit_remedy(error),
             ),
             Self::Layout(error) => Problem::new(
                 "the guest's address space is too small for its devices",
@@ -71,8 +83,8 @@ impl MachineError {
             Self::Iova { ram, usable } => iova(ram, usable),
             Self::DmaMap(error) => Problem::new(
                 "guest RAM can't be mapped for DMA",
-                format!("{error}: {}", why(error)),
-                "see 'dmesg': a memory-locking limit (ulimit -l) or the IOMMU's address width",
+                with_causes(error),
+                "a limit on locked memory (ulimit -l) or the IOMMU's address width; see: sudo dmesg | tail",
             ),
             Self::SerialFile { path, .. } => Problem::new(
                 format!("the serial console can't go to {}", path.display()),
@@ -95,23 +107,50 @@ impl MachineError {
     }
 }
 
+fn host_memory(asked: u64, present: u64, pinned: bool) -> Problem {
+    let most = round_down(present);
+    let present = present / MIB;
+    let (why, remedy) = if pinned {
+        (
+            format!("a device's DMA can hit any page, so all are pinned; {present} MiB are free"),
+            format!("give --memory {most}M or less, or end what else takes memory"),
+        )
+    } else {
+        (
+            format!("the host has {present} MiB in all"),
+            format!("give --memory {most}M or less"),
+        )
+    };
+    Problem::new(
+        format!("a guest with {} MiB does not fit this host", asked / MIB),
+        why,
+        remedy,
+    )
+}
+
 fn round_down(bytes: u64) -> u64 {
     bytes / MIB / 2 * 2
 }
 
 fn kvm(error: &KvmError) -> Problem {
     let remedy = match error {
-        KvmError::Open(_) => {
-            "load the module: modprobe kvm_intel (or kvm_amd); check /dev/kvm's mode"
+        KvmError::Open(_) => "look at the node, which is 'c 10, 232': ls -l /dev/kvm",
+        // Not the answer of any KVM: the ioctl itself was refused.
+        KvmError::Version(..=0) => {
+            return Problem::new(
+                "/dev/kvm is not KVM",
+                "it is another device or file of that name: it does not know KVM_GET_API_VERSION",
+                "look at the node, which should be 'c 10, 232': ls -l /dev/kvm",
+            );
         }
         KvmError::TooManyCpus { .. } => "give fewer --cpus",
         KvmError::Version(_) | KvmError::Lacks(_) | KvmError::Ioctl { .. } => {
-            "use a newer host kernel, and see 'dmesg' for what KVM said"
+            "use a newer host kernel, or see what KVM said: sudo dmesg | tail"
         }
     };
     Problem::new(
         "this host's KVM can't run the guest",
-        format!("{error}: {}", why(error)),
+        with_causes(error),
         remedy,
     )
 }
@@ -136,16 +175,51 @@ fn kernel(error: &KernelError) -> Problem {
             (*found).to_owned(),
             "give a bzImage (as /boot/vmlinuz-*) or an uncompressed ELF vmlinux to --kernel",
         ),
-        KernelError::Fit { path, .. } => Problem::new(
+        KernelError::CutOff { path, len, needed } => Problem::new(
+            format!("{} is cut off", path.display()),
+            format!("it has {len} bytes, by its own headers it should have {needed}"),
+            format!("copy it again, and compare: ls -l {}", path.display()),
+        ),
+        KernelError::EmptyInitramfs { path } => Problem::new(
+            format!("{} is no initramfs", path.display()),
+            "it is empty",
+            "give a cpio archive (as /boot/initrd.img-*) to --initramfs, or leave it out",
+        ),
+        KernelError::Fit { path, source } => Problem::new(
             format!("{} doesn't fit the guest's RAM", path.display()),
-            why(error),
-            "give more --memory",
+            source.to_string(),
+            fit_remedy(source),
         ),
         KernelError::Load { path, .. } => Problem::new(
             format!("{} can't be loaded", path.display()),
-            why(error),
-            "the file may be cut off: compare its size with the original's",
+            // The loader begins the text of every error so.
+            why(error).replace("Kernel Loader: ", ""),
+            "give a bzImage (as /boot/vmlinuz-*) or an uncompressed ELF vmlinux to --kernel",
         ),
+    }
+}
+
+fn fit_remedy(error: &BootError) -> String {
+    let more = |needed: u64, available: u64| {
+        let missing = needed.saturating_sub(available).next_multiple_of(2 * MIB) / MIB;
+        format!("give at least {missing} MiB more --memory")
+    };
+    match error {
+        BootError::CommandLineTooLong { len, max } => {
+            format!("shorten --cmdline by {} bytes", len - max)
+        }
+        BootError::CommandLineNul { .. } => "leave the NUL byte out of --cmdline".to_owned(),
+        BootError::No64BitEntry { .. } => "use an x86-64 kernel of version 3.8 or later".to_owned(),
+        BootError::KernelDoesNotFit {
+            needed, available, ..
+        } => more(*needed, *available),
+        BootError::InitramfsDoesNotFit { needed, limit, .. } if needed >= limit => {
+            "use a smaller initramfs: no --memory makes room for this one".to_owned()
+        }
+        BootError::InitramfsDoesNotFit {
+            needed, available, ..
+        } => more(*needed, *available) + " or a smaller initramfs",
+        BootError::MemoryMapTooLong { .. } => "give less --memory".to_owned(),
     }
 }
 
@@ -155,8 +229,8 @@ fn device(host: HostSbdf, error: &VfioError) -> Problem {
     }
     Problem::new(
         format!("{host} can't be assigned"),
-        format!("{error}: {}", why(error)),
-        "see 'dmesg' for what vfio-pci said of the device",
+        with_causes(error),
+        "see what vfio-pci said of the device: sudo dmesg | tail",
     )
 }
 
@@ -181,13 +255,13 @@ fn container(error: &ContainerError) -> Problem {
         return Problem::new(
             format!("{sbdf} can't be assigned"),
             why(error),
-            "see 'dmesg' for what VFIO said of the device",
+            "see what VFIO said of the device: sudo dmesg | tail",
         );
     }
     Problem::new(
         "the VFIO container can't be had",
-        format!("{error}: {}", why(error)),
-        "load the modules: modprobe vfio-pci vfio_iommu_type1",
+        with_causes(error),
+        "load the modules: sudo modprobe -a vfio-pci vfio_iommu_type1",
     )
 }
 
