@@ -13,11 +13,15 @@
 //! - [`provision`] and [`site`]: what is fetched and built, and all of it together.
 //! - [`image`]: initramfs images and kernels.
 //! - [`lab`]: topologies and the machine itself. Start with [`lab::Machine::builder`].
+//! - [`demo`]: Ferry shown step by step; [`borrowed`] and [`ferry_process`] are what it stands on.
 //! - [`cli`]: the command line.
 
+pub mod borrowed;
 pub mod cache;
 pub mod cli;
 pub mod debian;
+pub mod demo;
+pub mod ferry_process;
 pub mod image;
 pub mod lab;
 pub mod program;

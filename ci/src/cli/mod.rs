@@ -1,5 +1,6 @@
 //! The command line of `cargo ci`.
 
+mod demo;
 mod lab;
 mod setup;
 
@@ -25,14 +26,19 @@ const AFTER: &str = "Environment:\n  \
 
 #[derive(Debug, Subcommand)]
 enum Chore {
+    Demo(demo::DemoArgs),
     Lab(lab::LabArgs),
     Setup(setup::SetupArgs),
     Images(setup::ImagesArgs),
+    #[command(hide = true)]
+    DemoStage(demo::DemoStageArgs),
 }
 
 /// Runs the chore that the arguments name.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().chore {
+        Chore::Demo(args) => demo::run(args),
+        Chore::DemoStage(args) => demo::stage(args),
         Chore::Lab(args) => lab::run(args),
         Chore::Setup(args) => setup::run(&args),
         Chore::Images(args) => setup::images(&args),

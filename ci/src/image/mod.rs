@@ -4,6 +4,7 @@
 
 mod archive;
 mod bzimage;
+mod demo;
 mod modules;
 mod tools;
 
@@ -16,6 +17,7 @@ use anyhow::{Context, Result};
 
 pub use archive::Archive;
 use bzimage::Compression;
+pub use demo::{demo_initramfs, drivers};
 use modules::ModuleIndex;
 
 use crate::cache::{Cache, CacheLock, fingerprint};
@@ -28,7 +30,7 @@ const LAYOUT: u32 = 3;
 
 /// What L1 loads, by the name of the file that lists it for the init script. These come with the initramfs because loading
 /// them through the shared root file system takes seconds; the rest of the modules are there for `modprobe`.
-const LAB_MODULES: &[ModuleList] = &[
+const LAB_MODULES: &[ModuleList<'_>] = &[
     (
         "modules",
         &[
@@ -45,7 +47,7 @@ const LAB_MODULES: &[ModuleList] = &[
 ];
 
 /// Drivers for whatever Ferry hands or shows to a guest.
-const GUEST_MODULES: &[ModuleList] = &[
+const GUEST_MODULES: &[ModuleList<'_>] = &[
     (
         "modules.wired",
         &["igb", "igbvf", "e1000", "e1000e", "8139cp", "8139too"],
@@ -65,7 +67,7 @@ const GUEST_MODULES: &[ModuleList] = &[
 ];
 
 /// A file of an initramfs that names modules, dependencies first and built-in ones left out; and the modules.
-type ModuleList = (&'static str, &'static [&'static str]);
+type ModuleList<'a> = (&'a str, &'a [&'a str]);
 
 const BUSYBOX: &str = "usr/bin/busybox";
 
@@ -194,7 +196,7 @@ fn initramfs(
     tree: &Tree,
     init: &str,
     index: &ModuleIndex,
-    lists: &[ModuleList],
+    lists: &[ModuleList<'_>],
 ) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for folder in ["dev", "proc", "sys", "tmp", "bin"] {
@@ -218,7 +220,7 @@ fn add_modules(
     archive: &mut Archive,
     tools: &Tree,
     index: &ModuleIndex,
-    lists: &[ModuleList],
+    lists: &[ModuleList<'_>],
 ) -> Result<()> {
     let folder = format!("lib/modules/{}", index.release());
     let mut dependencies = String::new();
