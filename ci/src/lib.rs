@@ -13,9 +13,10 @@
 //! - [`provision`] and [`site`]: what is fetched and built, and all of it together.
 //! - [`image`]: initramfs images and kernels.
 //! - [`lab`]: topologies and the machine itself. Start with [`lab::Machine::builder`].
-//! - [`demo`]: Ferry shown step by step; [`borrowed`] and [`ferry_process`] are what it stands on.
+//! - [`demo`] and [`bench`]: Ferry shown and measured; [`borrowed`] and [`ferry_process`] are what both need.
 //! - [`cli`]: the command line.
 
+pub mod bench;
 pub mod borrowed;
 pub mod cache;
 pub mod cli;

@@ -1,5 +1,6 @@
 //! The command line of `cargo ci`.
 
+mod bench;
 mod demo;
 mod lab;
 mod setup;
@@ -28,10 +29,13 @@ const AFTER: &str = "Environment:\n  \
 enum Chore {
     Demo(demo::DemoArgs),
     Lab(lab::LabArgs),
+    Bench(bench::BenchArgs),
     Setup(setup::SetupArgs),
     Images(setup::ImagesArgs),
     #[command(hide = true)]
     DemoStage(demo::DemoStageArgs),
+    #[command(hide = true)]
+    BenchStage(bench::BenchStageArgs),
 }
 
 /// Runs the chore that the arguments name.
@@ -40,6 +44,8 @@ pub fn run() -> ExitCode {
         Chore::Demo(args) => demo::run(args),
         Chore::DemoStage(args) => demo::stage(args),
         Chore::Lab(args) => lab::run(args),
+        Chore::Bench(args) => bench::run(&args),
+        Chore::BenchStage(args) => bench::stage(args),
         Chore::Setup(args) => setup::run(&args),
         Chore::Images(args) => setup::images(&args),
     };
