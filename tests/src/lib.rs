@@ -22,6 +22,7 @@ mod guest;
 mod host_device;
 mod kernel_log;
 mod peer;
+mod refusal;
 pub mod site;
 mod terminal;
 mod transcript;
@@ -33,6 +34,7 @@ pub use guest::{CommandOutput, Guest};
 pub use host_device::{Assigned, HostDevice};
 pub use kernel_log::KernelLog;
 pub use peer::{Exchange, Peer, noise};
+pub use refusal::{Attempt, Problem, Rebound, load_driver, shell};
 pub use terminal::{Modes, Terminal};
 pub use transcript::Transcript;
 
