@@ -92,8 +92,10 @@ impl Mailbox {
         cause.take()
     }
 
-    /// Lets vCPUs enter the guest. All are out of it now, so that no cause can be lost.
+    /// Lets vCPUs enter the guest. All are out of it now: a cause that came after the first one was
+    /// taken is of the boot that ended, and must not end the next.
     pub(super) fn release(&self) {
+        let _ = self.take();
         self.stopping.store(false, Ordering::Release);
     }
 }
@@ -101,5 +103,33 @@ impl Mailbox {
 impl MachineControl for Mailbox {
     fn notify(&self, event: MachineEvent) {
         self.post(StopCause::Device(event));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_cause_wins() {
+        let mailbox = Mailbox::new().unwrap();
+        mailbox.post(StopCause::TripleFault { vcpu: 1 });
+        mailbox.notify(MachineEvent::PowerOff);
+        assert!(mailbox.stopping());
+        assert_eq!(mailbox.take(), Some(StopCause::TripleFault { vcpu: 1 }));
+        assert_eq!(mailbox.take(), None);
+    }
+
+    #[test]
+    fn cause_of_the_boot_that_ended_does_not_end_the_next() {
+        let mailbox = Mailbox::new().unwrap();
+        mailbox.post(StopCause::TripleFault { vcpu: 0 });
+        mailbox.take();
+        // Another vCPU, before it was taken out of the guest.
+        mailbox.post(StopCause::TripleFault { vcpu: 1 });
+        mailbox.release();
+        assert!(!mailbox.stopping());
+        assert!(mailbox.notified().read().is_err());
+        assert_eq!(mailbox.take(), None);
     }
 }
