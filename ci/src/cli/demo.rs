@@ -12,8 +12,8 @@ use crate::demo::{self, Host, Network, Script, Style, Wire};
 ///
 /// Fetches what it needs into a cache folder, builds Ferry, boots an emulated PC with a VT-d IOMMU, gives the igb card at
 /// 01:00.0 there to vfio-pci, and runs a guest that drives it: its console, its driver, ping, 64 MiB over TCP each way, the
-/// interrupts and the exits to user space that this took. Needs no root, no VT-d and no KVM, and installs nothing, but for
-/// Debian's signing keys where a Debian-like system lacks them. The first run fetches about 280 MB.
+/// interrupts and the exits to user space that this took. Needs no root, no VT-d and no KVM, and installs nothing. The
+/// first run fetches about 280 MB.
 ///
 /// Every step is checked. Exit code: 0 if all of it held; 1 if something did not, with what and why; 124 if it took longer
 /// than ten minutes; 125 if it could not be set up.

@@ -36,7 +36,7 @@ impl AptRoot {
     /// Sets up the root in `dir` (empty or used before) and brings its package lists up to date.
     pub fn open(dir: PathBuf, suite: Suite) -> Result<Self> {
         require_tools()?;
-        let keyring = keyring::find()?;
+        let keyring = keyring::find(&dir)?;
         for folder in ["etc", "state/lists/partial", "archives/partial"] {
             fs::create_dir_all(dir.join(folder))?;
         }
@@ -232,7 +232,7 @@ fn require_tools() -> Result<()> {
     Ok(())
 }
 
-fn configuration(dir: &Path, network: &str) -> String {
+pub(super) fn configuration(dir: &Path, network: &str) -> String {
     let dir = dir.display();
     format!(
         r#"Dir "{dir}/";
@@ -257,7 +257,7 @@ Acquire::Retries "3";
     )
 }
 
-fn host_network_settings() -> Result<String> {
+pub(super) fn host_network_settings() -> Result<String> {
     let output = Command::new("apt-config")
         .arg("dump")
         .output()

@@ -98,8 +98,8 @@ pub fn run(host: Option<Host>) -> Result<u8> {
 }
 
 fn prepare(page: &Page) -> Result<Site> {
-    page.say("QEMU, kernels and small tools from Debian, fetched once into a cache folder. Nothing is installed and no root is");
-    page.say("needed; only where Debian's signing keys are missing (Ubuntu) apt-get is asked, and said, to install them.");
+    page.say("QEMU, kernels and small tools from Debian, fetched once into a cache folder.");
+    page.say("Nothing is installed on this machine, and none of it needs root.");
     let site = Site::prepare(false)?;
     page.say(&format!("cache   {}", site.cache.root().display()));
     page.say(&format!("kernel  {}", site.provision.release));
