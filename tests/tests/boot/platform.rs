@@ -101,6 +101,8 @@ fn acpi_tables_raise_no_complaint() {
                 let line = line.to_ascii_lowercase();
                 line.contains("acpi") || line.contains("firmware")
             })
+            // Every kernel that takes the windows from ACPI says so, and whom to tell if they are wrong.
+            .filter(|line| !line.contains("PCI: Using host bridge windows from ACPI"))
             .collect();
         assert!(complaints.is_empty(), "{complaints:#?}");
     }
