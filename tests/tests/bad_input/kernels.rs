@@ -43,7 +43,7 @@ fn file_that_is_not_there_or_no_file_is_named() {
     problem.tells(
         "/nonexistent/vmlinuz can't be read",
         "No such file",
-        "ls -l /nonexistent/vmlinuz",
+        "ls -ld /nonexistent/vmlinuz",
     );
     refuses(Path::new("/proc"), "can't be read", "it is a folder");
     refuses(
@@ -125,9 +125,9 @@ fn initramfs_that_is_no_file_or_empty_is_refused() {
     initramfs("/nonexistent/initrd").tells(
         "/nonexistent/initrd can't be read",
         "No such file",
-        "ls -l",
+        "ls -ld",
     );
-    initramfs("/proc").tells("/proc can't be read", "it is a folder", "ls -l /proc");
+    initramfs("/proc").tells("/proc can't be read", "it is a folder", "ls -ld /proc");
     let empty = files.with(&[]);
     let problem = initramfs(empty.to_str().unwrap());
     problem.tells("is no initramfs", "it is empty", "/boot/initrd.img-*");
@@ -166,7 +166,7 @@ fn initramfs_that_does_not_fit_is_told_what_is_missing() {
         ];
         let problem = Attempt::kernel(&kernel.path(), &words).refused_for_one(HOST_SET_UP);
         problem.tells(
-            "",
+            "can't be given this command line",
             "command line has 5000 bytes",
             "shorten --cmdline by 2953 bytes",
         );
@@ -194,6 +194,22 @@ fn kernel_that_does_not_fit_is_told_what_is_missing() {
         "doesn't fit",
         "needs 300 MiB of RAM from 0x1000000, but 112 MiB",
         "at least 188 MiB more",
+    );
+}
+
+/// A command that is pasted names the file and no other.
+#[test]
+fn path_in_a_command_is_quoted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("it's a kernel; $HOME");
+    let problem = Attempt::kernel(&path, &[]).refused_for_one(HOST_SET_UP);
+    fs::write(&path, "").unwrap();
+    problem.paste();
+    fs::remove_file(&path).unwrap();
+    let pasted = std::panic::catch_unwind(|| problem.paste());
+    assert!(
+        pasted.is_err(),
+        "the command is about another file: {problem:?}"
     );
 }
 

@@ -9,6 +9,7 @@ use devices::pci::HostSbdf;
 use devices::vfio::{ContainerError, VfioError};
 use std::error::Error;
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 const MIB: u64 = 1 << 20;
 
@@ -63,11 +64,7 @@ impl MachineError {
                 pinned,
             } => host_memory(*asked, *present, *pinned),
             Self::Kernel(error) => kernel(error),
-            Self::Boot(error) => Problem::new(
-                "the guest can't be put into its memory",
-                error.to_string(),
-                fit_remedy(error),
-            ),
+            Self::Boot(error) => boot(error),
             Self::Layout(error) => Problem::new(
                 "the guest's address space is too small for its devices",
                 error.to_string(),
@@ -163,12 +160,33 @@ fn ram(error: &RamError) -> Problem {
     )
 }
 
+fn boot(error: &BootError) -> Problem {
+    let what = match error {
+        BootError::CommandLineTooLong { .. } | BootError::CommandLineNul { .. } => {
+            "the kernel can't be given this command line"
+        }
+        _ => "the guest can't be put into its memory",
+    };
+    Problem::new(what, error.to_string(), fit_remedy(error))
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@".contains(c);
+    if text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 fn kernel(error: &KernelError) -> Problem {
     match error {
         KernelError::Read { path, .. } => Problem::new(
             format!("{} can't be read", path.display()),
             why(error),
-            format!("check the path: ls -l {}", path.display()),
+            format!("check the path: ls -ld {}", quoted(path)),
         ),
         KernelError::NoKernel { path, found } => Problem::new(
             format!("{} is no x86-64 Linux kernel", path.display()),
@@ -178,7 +196,7 @@ fn kernel(error: &KernelError) -> Problem {
         KernelError::CutOff { path, len, needed } => Problem::new(
             format!("{} is cut off", path.display()),
             format!("it has {len} bytes, by its own headers it should have {needed}"),
-            format!("copy it again, and compare: ls -l {}", path.display()),
+            format!("copy it again, and compare: ls -l {}", quoted(path)),
         ),
         KernelError::EmptyInitramfs { path } => Problem::new(
             format!("{} is no initramfs", path.display()),
