@@ -2,7 +2,7 @@
 
 use crate::site::{self, Kernel};
 use crate::{HostDevice, MOMENT, Terminal, Transcript, until};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -137,12 +137,17 @@ impl Attempt {
     #[must_use]
     #[track_caller]
     pub fn refused(self, exit: i32) -> Vec<Problem> {
-        let before = HostState::now();
+        let before = host_state();
         let (code, output, errors) = self.end(MOMENT);
         assert_eq!(code, exit, "exit code\n{errors}");
         assert_eq!(output, "", "standard output\n{errors}");
         let problems = Problem::parse(&errors);
-        assert_eq!(before, HostState::now(), "the host was changed\n{errors}");
+        let after = host_state();
+        let changes: Vec<_> = before.symmetric_difference(&after).collect();
+        assert!(
+            changes.is_empty(),
+            "the host was changed: {changes:#?}\n{errors}"
+        );
         problems
     }
 
@@ -274,50 +279,43 @@ pub fn load_driver(device: &HostDevice, modules: &str) {
     });
 }
 
-/// All that Ferry could have changed on the host by setting a guest up.
-#[derive(Debug, PartialEq, Eq)]
-struct HostState {
-    /// Driver and preferred driver of each PCI function.
-    drivers: BTreeMap<String, (Option<String>, String)>,
-    /// Owner, group and mode of the nodes.
-    nodes: BTreeMap<String, (u32, u32, u32)>,
-    modules: Vec<String>,
-}
-
-impl HostState {
-    #[track_caller]
-    fn now() -> Self {
-        let names = |folder: &str| -> Vec<String> {
-            match fs::read_dir(folder) {
-                Ok(entries) => entries
-                    .flatten()
-                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                    .collect(),
-                Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-                Err(error) => panic!("{folder}: {error}"),
-            }
-        };
-        let drivers = names("/sys/bus/pci/devices").into_iter().map(|address| {
-            let device = HostDevice::at(&address);
-            let preferred = fs::read_to_string(device.folder().join("driver_override"));
-            (address, (device.driver(), preferred.unwrap_or_default()))
-        });
-        let nodes = names("/dev/vfio")
-            .into_iter()
-            .map(|name| format!("/dev/vfio/{name}"))
-            .chain(["/dev/kvm".to_owned()]);
-        let nodes = nodes.filter_map(|node| {
-            let metadata = fs::metadata(&node).ok()?;
-            Some((node, (metadata.uid(), metadata.gid(), metadata.mode())))
-        });
-        let mut modules = names("/sys/module");
-        modules.sort();
-        Self {
-            drivers: drivers.collect(),
-            nodes: nodes.collect(),
-            modules,
+/// All that Ferry could have changed on the host by setting a guest up, one fact a line: driver and
+/// preferred driver of each PCI function, owner and mode of each node, the modules.
+#[track_caller]
+fn host_state() -> BTreeSet<String> {
+    let names = |folder: &str| -> Vec<String> {
+        match fs::read_dir(folder) {
+            Ok(entries) => entries
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(error) => panic!("{folder}: {error}"),
         }
-    }
+    };
+    let functions = names("/sys/bus/pci/devices").into_iter().map(|address| {
+        let device = HostDevice::at(&address);
+        let preferred = fs::read_to_string(device.folder().join("driver_override"));
+        let preferred = preferred.unwrap_or_default();
+        let driver = device.driver();
+        format!(
+            "{address}: driver {driver:?}, override {}",
+            preferred.trim()
+        )
+    });
+    let nodes = names("/dev/vfio")
+        .into_iter()
+        .map(|name| format!("/dev/vfio/{name}"))
+        .chain(["/dev/kvm".to_owned()]);
+    let nodes = nodes.filter_map(|node| {
+        let metadata = fs::metadata(&node).ok()?;
+        let (uid, gid, mode) = (metadata.uid(), metadata.gid(), metadata.mode());
+        Some(format!("{node}: owner {uid}:{gid}, mode {mode:o}"))
+    });
+    let modules = names("/sys/module")
+        .into_iter()
+        .map(|name| format!("module {name}"));
+    functions.chain(nodes).chain(modules).collect()
 }
 
 #[cfg(test)]
