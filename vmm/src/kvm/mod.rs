@@ -11,6 +11,5 @@ mod vm;
 
 pub use routing::{GsiRouting, RoutingError};
 pub use slots::MemorySlots;
-pub use vcpu::{CpuState, VcpuSetupError, kick_signal};
-pub use vcpu::{Vcpu, VcpuRunner};
+pub use vcpu::{CpuState, Vcpu, VcpuRunner, VcpuSetupError, block_kicks, kick_signal};
 pub use vm::{Hypervisor, IrqchipState, KvmError, Vm};

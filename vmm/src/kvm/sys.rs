@@ -2,11 +2,11 @@
 #![expect(unsafe_code, reason = "KVM ioctls; docs/adr/0002")]
 
 use devices::mapping::HostRange;
-use kvm_bindings::{KVMIO, kvm_pre_fault_memory, kvm_userspace_memory_region};
+use kvm_bindings::{KVMIO, kvm_userspace_memory_region};
 use kvm_ioctls::{VcpuFd, VmFd};
 use std::io;
-use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
-use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
 
 /// `struct kvm_signal_mask` with room for the kernel's 64 signals.
 #[repr(C, packed)]
@@ -22,7 +22,6 @@ struct SignalMaskHeader {
 }
 
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHeader);
-ioctl_iowr_nr!(KVM_PRE_FAULT_MEMORY, KVMIO, 0xd5, kvm_pre_fault_memory);
 
 /// Makes memslot `slot` show `host` at `guest_address`.
 ///
@@ -74,23 +73,6 @@ pub(super) fn unblock_only_while_running(vcpu: &VcpuFd, signal: i32) -> io::Resu
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// Maps `len` bytes of guest memory from `guest_address` into the vCPU's page tables before the
-/// guest touches them (Linux 6.11; `ENOTTY` or `EOPNOTSUPP` elsewhere). Returns the bytes left.
-pub(super) fn pre_fault(vcpu: &VcpuFd, guest_address: u64, len: u64) -> io::Result<u64> {
-    let mut range = kvm_pre_fault_memory {
-        gpa: guest_address,
-        size: len,
-        ..Default::default()
-    };
-    // SAFETY: KVM_PRE_FAULT_MEMORY reads and updates the struct passed, and touches only guest
-    // memory of existing memslots.
-    let result = unsafe { ioctl_with_mut_ref(vcpu, KVM_PRE_FAULT_MEMORY(), &mut range) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(range.size)
 }
 
 /// An errno of kvm-ioctls as an [`io::Error`].

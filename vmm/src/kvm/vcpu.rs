@@ -59,7 +59,8 @@ pub struct Vcpu {
 
 impl Vcpu {
     /// Makes vCPU `index`, with the CPUID that follows from what KVM `supported`, its `identity` and
-    /// the TSC frequency that KVM gives it, and notes its state at power-on. `state_msrs` are those that belong to that state.
+    /// the TSC frequency that KVM gives it, and notes its state at power-on. `state_msrs` are those that
+    /// belong to that state.
     ///
     /// # Errors
     /// [`VcpuSetupError`].
@@ -135,32 +136,21 @@ impl Vcpu {
             .map_err(failed("KVM_SET_MP_STATE"))
     }
 
-    /// Maps guest memory into KVM's page tables before the guest touches it, as far as the host's
-    /// KVM can; what it can't is mapped on first touch.
-    pub fn pre_fault(&self, mut guest_address: u64, mut len: u64) {
-        while len > 0 {
-            match sys::pre_fault(&self.fd, guest_address, len) {
-                Ok(left) if left < len => {
-                    guest_address += len - left;
-                    len = left;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => return,
-            }
-        }
+    /// Readies the vCPU for the calling thread, which must have been started with kicks blocked ([`block_kicks`]).
+    pub fn runner(&mut self) -> VcpuRunner<'_> {
+        VcpuRunner { fd: &mut self.fd }
     }
+}
 
-    /// Readies the calling thread to enter the guest on this vCPU.
-    ///
-    /// # Errors
-    /// The errno of blocking the kick signal.
-    pub fn runner(&mut self) -> io::Result<VcpuRunner<'_>> {
+/// Blocks the kick signal for the calling thread and those it starts. Where it isn't blocked it ends the process.
+///
+/// # Errors
+/// The errno of `sigprocmask`.
+pub fn block_kicks() -> io::Result<()> {
+    match block_signal(kick_signal()) {
         // A signal blocked already is no failure.
-        match block_signal(kick_signal()) {
-            Ok(()) | Err(vmm_sys_util::signal::Error::SignalAlreadyBlocked(_)) => {}
-            Err(error) => return Err(io::Error::other(error.to_string())),
-        }
-        Ok(VcpuRunner { fd: &mut self.fd })
+        Ok(()) | Err(vmm_sys_util::signal::Error::SignalAlreadyBlocked(_)) => Ok(()),
+        Err(error) => Err(io::Error::other(error.to_string())),
     }
 }
 
@@ -185,13 +175,12 @@ impl VcpuRunner<'_> {
         }
     }
 
-    /// `suberror` of a `KVM_EXIT_INTERNAL_ERROR` just returned, with the instruction pointer.
+    /// Where the guest was when `KVM_RUN` returned `KVM_EXIT_INTERNAL_ERROR`.
     pub fn internal_error(&mut self) -> String {
         let rip = self.fd.get_regs().map(|regs| regs.rip);
-        let reason = self.fd.get_kvm_run().exit_reason;
         match rip {
-            Ok(rip) => format!("KVM exit reason {reason} at rip {rip:#x}"),
-            Err(_) => format!("KVM exit reason {reason}"),
+            Ok(rip) => format!("KVM internal error at rip {rip:#x}"),
+            Err(_) => "KVM internal error".to_owned(),
         }
     }
 }

@@ -228,9 +228,17 @@ impl Machine {
         let mut threads = Vec::with_capacity(vcpus.len());
         for (vcpu, counters) in vcpus.into_iter().zip(&self.counters) {
             let context = Arc::clone(&self.context);
-            let thread = VcpuThread::start(vcpu, context, Arc::clone(counters))
-                .map_err(process("starting a vCPU thread"))?;
-            threads.push(thread);
+            match VcpuThread::start(vcpu, context, Arc::clone(counters)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    self.context.mailbox.hold();
+                    threads.iter().for_each(VcpuThread::kick);
+                    threads.into_iter().for_each(|thread| {
+                        thread.join();
+                    });
+                    return Err(process("starting a vCPU thread")(error));
+                }
+            }
         }
         Ok(threads)
     }

@@ -65,16 +65,14 @@ impl Source {
 /// Runs the guest until it ends.
 ///
 /// # Errors
-/// [`MachineError`] when the host can't run or reset the machine.
+/// [`MachineError`] when the host can't start the machine.
 pub fn run(machine: Machine) -> Result<Outcome, MachineError> {
-    let control = Control::new(machine)?;
     let mut manager = EventManager::new()
         .map_err(|error| process("epoll")(io::Error::other(error.to_string())))?;
-    let id = manager.add_subscriber(control);
-    loop {
-        manager
-            .run()
-            .map_err(|error| process("epoll")(io::Error::other(error.to_string())))?;
+    let id = manager.add_subscriber(Control::new(machine)?);
+    let mut failed = None;
+    while failed.is_none() {
+        failed = manager.run().err();
         let ended = manager
             .subscriber_mut(id)
             .is_ok_and(|control| control.ended.is_some());
@@ -86,9 +84,14 @@ pub fn run(machine: Machine) -> Result<Outcome, MachineError> {
     let mut control = manager
         .remove_subscriber(id)
         .map_err(|error| process("epoll")(io::Error::other(error.to_string())))?;
-    let ended = control.ended.take().unwrap_or(Ok(Outcome::Stopped));
+    // The guest has run: whatever the host did to it is an outcome by now.
+    let outcome = control.ended.take().unwrap_or_else(|| {
+        let why = failed.map_or_else(String::new, |error| error.to_string());
+        control.stop_vcpus();
+        Outcome::HostFailed(format!("waiting for events: {why}"))
+    });
     control.finish();
-    ended
+    Ok(outcome)
 }
 
 struct Control {
@@ -99,7 +102,7 @@ struct Control {
     stats_signal: UnixStream,
     /// Error and request triggers, in the devices' order.
     triggers: Vec<(EventFd, EventFd)>,
-    ended: Option<Result<Outcome, MachineError>>,
+    ended: Option<Outcome>,
 }
 
 impl Control {
@@ -126,13 +129,14 @@ impl Control {
         for thread in &self.threads {
             thread.kick();
         }
-        self.threads.drain(..).map(VcpuThread::join).collect()
+        let joined: Vec<_> = self.threads.drain(..).map(VcpuThread::join).collect();
+        joined.into_iter().collect()
     }
 
     fn stopped(&mut self, cause: StopCause) {
         let Some(vcpus) = self.stop_vcpus() else {
             let failed = Outcome::HostFailed("a vCPU thread panicked".to_owned());
-            self.ended = Some(Ok(failed));
+            self.ended = Some(failed);
             return;
         };
         self.machine.vcpus = vcpus;
@@ -156,7 +160,7 @@ impl Control {
             }
             StopCause::Stopped => Outcome::Stopped,
         };
-        self.ended = Some(Ok(outcome));
+        self.ended = Some(outcome);
     }
 
     fn boot_again(&mut self, why: &str) {
@@ -164,7 +168,10 @@ impl Control {
         let started = self.machine.reset().and_then(|()| self.machine.start());
         match started {
             Ok(threads) => self.threads = threads,
-            Err(error) => self.ended = Some(Err(error)),
+            Err(error) => {
+                let detail = format!("it can't be booted again: {}", chain(&error));
+                self.ended = Some(Outcome::HostFailed(detail));
+            }
         }
     }
 
@@ -177,7 +184,7 @@ impl Control {
         if let Some(vcpus) = self.stop_vcpus() {
             self.machine.vcpus = vcpus;
         }
-        self.ended = Some(Ok(Outcome::HostFailed(format!("{name} {what}"))));
+        self.ended = Some(Outcome::HostFailed(format!("{name} {what}")));
     }
 
     fn write_stats(&self) {

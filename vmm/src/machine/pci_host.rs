@@ -11,7 +11,7 @@ use devices::pci::{
     BarIndex, BarKind, BarLayout, ConfigStep, ConfigWrite, GuestBdf, PciFunction, PciSegment,
 };
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// The windows through which BARs can be reached.
 #[derive(Clone, Copy, Debug)]
@@ -103,10 +103,10 @@ impl PciHost {
             u64::from(layout::PCI_CONFIG_ADDRESS_PORT),
             u64::from(layout::PCI_CONFIG_PORTS),
         );
-        let ports_device = Arc::new(ConfigPorts(Arc::clone(self)));
+        let ports_device = Arc::new(ConfigPorts(Arc::downgrade(self)));
         buses.insert(Space::Port, ports, "pci config", ports_device)?;
         let ecam = (layout::PCIE_ECAM_BASE, layout::PCIE_ECAM_LEN);
-        let ecam_device = Arc::new(Ecam(Arc::clone(self)));
+        let ecam_device = Arc::new(Ecam(Arc::downgrade(self)));
         buses.insert(Space::Memory, ecam, "pci config", ecam_device)
     }
 
@@ -212,31 +212,39 @@ impl PciHost {
     }
 }
 
-/// Configuration mechanism #1.
-struct ConfigPorts(Arc<PciHost>);
+/// Configuration mechanism #1. The bridge owns the buses, so what is on them doesn't own the bridge.
+struct ConfigPorts(Weak<PciHost>);
 
 impl BusDevice for ConfigPorts {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        self.0.segment.port_read(offset, data);
+        match self.0.upgrade() {
+            Some(host) => host.segment.port_read(offset, data),
+            None => data.fill(0xff),
+        }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        self.0
-            .config_write(|segment| segment.port_write(offset, data));
+        if let Some(host) = self.0.upgrade() {
+            host.config_write(|segment| segment.port_write(offset, data));
+        }
     }
 }
 
 /// The enhanced configuration access mechanism.
-struct Ecam(Arc<PciHost>);
+struct Ecam(Weak<PciHost>);
 
 impl BusDevice for Ecam {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        self.0.segment.ecam_read(offset, data);
+        match self.0.upgrade() {
+            Some(host) => host.segment.ecam_read(offset, data),
+            None => data.fill(0xff),
+        }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        self.0
-            .config_write(|segment| segment.ecam_write(offset, data));
+        if let Some(host) = self.0.upgrade() {
+            host.config_write(|segment| segment.ecam_write(offset, data));
+        }
     }
 }
 

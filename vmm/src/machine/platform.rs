@@ -6,7 +6,7 @@ use super::{MachineError, process};
 use crate::kvm::GsiRouting;
 use crate::spec::SerialSpec;
 use arch::x86_64::layout;
-use devices::acpi::AcpiPower;
+use devices::acpi::{AcpiPower, S5_SLEEP_TYPE};
 use devices::bus::BusDevice;
 use devices::legacy::{DebugExit, I8042, Rtc, Serial, SystemClock};
 use devices::machine::MachineControl;
@@ -14,6 +14,19 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+// What the ACPI tables say of the power registers is what the device does.
+const _: () = {
+    assert!(
+        (layout::ACPI_RESET_PORT - layout::ACPI_POWER_PORT) as u64 == AcpiPower::RESET_OFFSET
+            && (layout::ACPI_SLEEP_CONTROL_PORT - layout::ACPI_POWER_PORT) as u64
+                == AcpiPower::SLEEP_CONTROL_OFFSET
+            && (layout::ACPI_SLEEP_STATUS_PORT - layout::ACPI_POWER_PORT) as u64
+                == AcpiPower::SLEEP_STATUS_OFFSET
+            && layout::ACPI_RESET_VALUE == AcpiPower::RESET_VALUE
+            && layout::ACPI_SLEEP_TYPE_S5 == S5_SLEEP_TYPE
+    );
+};
 
 /// The serial console and how it is fed.
 pub(super) struct Console {

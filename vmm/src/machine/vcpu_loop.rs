@@ -2,7 +2,7 @@
 
 use super::buses::{Buses, Space};
 use super::mailbox::{Mailbox, StopCause};
-use crate::kvm::{Vcpu, kick_signal};
+use crate::kvm::{Vcpu, block_kicks, kick_signal};
 use crate::stats::{Access, ExitCounters};
 use kvm_ioctls::VcpuExit;
 use std::io;
@@ -36,9 +36,15 @@ impl VcpuThread {
         context: Arc<VcpuContext>,
         counters: Arc<ExitCounters>,
     ) -> io::Result<Self> {
+        // Before the thread exists: it inherits the mask, and so no kick finds it open and ends the process.
+        block_kicks()?;
         let thread = thread::Builder::new()
             .name(format!("vcpu{}", vcpu.index()))
             .spawn(move || {
+                let _told = PanicNotice {
+                    vcpu: vcpu.index(),
+                    mailbox: &context.mailbox,
+                };
                 run(&mut vcpu, &context, &counters);
                 vcpu
             })?;
@@ -58,20 +64,27 @@ impl VcpuThread {
     }
 }
 
+/// Tells the control thread when a vCPU's thread panics: a guest that lost a vCPU must not just stand still.
+struct PanicNotice<'a> {
+    vcpu: u8,
+    mailbox: &'a Mailbox,
+}
+
+impl Drop for PanicNotice<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.mailbox.post(StopCause::Host {
+                vcpu: self.vcpu,
+                detail: "its thread panicked".to_owned(),
+            });
+        }
+    }
+}
+
 fn run(vcpu: &mut Vcpu, context: &VcpuContext, counters: &ExitCounters) {
     let index = vcpu.index();
     let mailbox = &context.mailbox;
-    let mut runner = match vcpu.runner() {
-        Ok(runner) => runner,
-        Err(error) => {
-            let detail = format!("the kick signal can't be blocked: {error}");
-            mailbox.post(StopCause::Host {
-                vcpu: index,
-                detail,
-            });
-            return;
-        }
-    };
+    let mut runner = vcpu.runner();
     if index == 0 {
         context.first_run.get_or_init(Instant::now);
     }
