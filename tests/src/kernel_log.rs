@@ -61,17 +61,23 @@ impl KernelLog {
         }
     }
 
-    /// Fails the test when a device reached for memory that was not its guest's.
+    /// The lines about devices that reached for memory that was not their guest's.
+    ///
+    /// # Panics
+    /// When `/dev/kmsg` can't be read.
+    #[must_use]
+    pub fn dma_faults(&mut self) -> Vec<String> {
+        let lines = self.lines().iter();
+        lines.filter(|line| is_dma_fault(line)).cloned().collect()
+    }
+
+    /// Fails the test when there is such a line.
     ///
     /// # Panics
     /// Then.
     #[track_caller]
     pub fn assert_no_dma_fault(&mut self) {
-        let faults: Vec<_> = self
-            .lines()
-            .iter()
-            .filter(|line| is_dma_fault(line))
-            .collect();
+        let faults = self.dma_faults();
         assert!(faults.is_empty(), "DMA faults: {faults:#?}");
     }
 }

@@ -33,7 +33,7 @@ pub use figures::{Exits, Figures};
 pub use guest::{CommandOutput, Guest};
 pub use host_device::{Assigned, HostDevice};
 pub use kernel_log::KernelLog;
-pub use peer::{Exchange, Peer, noise};
+pub use peer::{Exchange, Flood, Peer, noise};
 pub use refusal::{Attempt, Problem, Rebound, load_driver, shell};
 pub use terminal::{Modes, Terminal};
 pub use transcript::Transcript;

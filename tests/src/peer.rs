@@ -5,6 +5,8 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +32,12 @@ pub struct Exchange {
     pub to_guest: f64,
     /// Guest to host, in Mbit/s.
     pub from_guest: f64,
+}
+
+/// A transfer without end.
+#[derive(Debug)]
+pub struct Flood {
+    sent: Arc<AtomicU64>,
 }
 
 impl Peer {
@@ -98,15 +106,29 @@ impl Peer {
     pub fn ping_from(&self, device: &HostDevice) {
         let interface = device.interface();
         self.wait_for_carrier();
+        // The namespace lasts as long as a process is in it. /sys shows the devices of the old one.
         let script = format!(
-            "sleep infinity & ip link set {interface} netns $! && \
-             nsenter --target $! --net sh -ec 'ip address add {GUEST}/24 dev {interface}; \
-             ip link set {interface} up; \
-             for try in $(seq 300); do grep -q 1 /sys/class/net/{interface}/carrier && break; \
-             sleep 0.1; done; ping -c 5 -i 0.2 -W 2 {HOST}'; status=$?; \
-             nsenter --target $! --net ip link set {interface} netns 1; kill $!; exit $status"
+            "unshare --net sleep infinity & holder=$!
+            while [ \"$(readlink /proc/$holder/ns/net)\" = \"$(readlink /proc/self/ns/net)\" ]; do
+                sleep 0.01
+            done
+            inside() {{ nsenter --target $holder --net \"$@\"; }}
+            use() {{
+                inside ip address add {GUEST}/24 dev {interface} &&
+                inside ip link set {interface} up || return
+                for try in $(seq 300); do
+                    inside ip link show {interface} | grep -q LOWER_UP && break
+                    sleep 0.1
+                done
+                inside ping -c 5 -i 0.2 -W 2 {HOST}
+            }}
+            ip link set {interface} netns $holder && use
+            status=$?
+            inside ip link set {interface} netns 1
+            kill $holder
+            exit $status"
         );
-        command(&["unshare", "--net", "--mount", "sh", "-c", &script]);
+        command(&["sh", "-c", &script]);
     }
 
     /// Sends `size` bytes to the guest, has it check their CRC and send them back, and compares.
@@ -129,7 +151,8 @@ impl Peer {
         let before = guest.figures().exits();
         let started = Instant::now();
         send(&mut stream, &data);
-        // The guest opens the second connection when it has everything from the first.
+        // The end of the first connection is what the guest waits for before it opens the second.
+        drop(stream);
         let mut stream = accept(&back);
         let to_guest = rate(size, started);
         let started = Instant::now();
@@ -154,19 +177,41 @@ impl Peer {
         }
     }
 
-    /// Sends to the guest without end. Returns once the transfer runs; it goes on until the guest, or
-    /// its Ferry, is gone.
+    /// Sends to the guest without end, beside whatever else the guest does. Returns once the transfer
+    /// runs; it goes on until [`Flood::stop`], or until the guest or its Ferry is gone.
+    #[must_use]
     #[track_caller]
-    pub fn flood(&self, guest: &mut Guest) {
+    pub fn flood(&self, guest: &mut Guest) -> Flood {
         let listener = listen();
-        guest.begin(&format!("nc {HOST} {} > /dev/null", port(&listener)));
+        guest.ok(&format!("nc {HOST} {} > /dev/null &", port(&listener)));
         let mut stream = accept(&listener);
         let data = noise(1 << 20);
         // More than all buffers in between hold, so the guest has taken some of it.
         for _ in 0..16 {
             send(&mut stream, &data);
         }
-        thread::spawn(move || while stream.write_all(&data).is_ok() {});
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&sent);
+        thread::spawn(move || {
+            while stream.write_all(&data).is_ok() {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Flood { sent }
+    }
+}
+
+impl Flood {
+    /// MiB sent so far.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Ends it from the guest's side.
+    #[track_caller]
+    pub fn stop(self, guest: &mut Guest) {
+        guest.ok("killall nc");
     }
 }
 
