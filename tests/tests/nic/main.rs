@@ -1,0 +1,25 @@
+//! A guest drives the devices it was given, and nothing else.
+//!
+//! Booting takes most of the time, so each guest is asked everything at once ([`guests`]) and each test
+//! looks at one fact of the answers.
+//!
+//! | Guest | vCPUs, RAM | Devices | Ends by |
+//! |---|---|---|---|
+//! | [`guests::plain`] | 1, 512 MiB | network card | reboot, power-off |
+//! | [`guests::large`] | 2, 5 GiB | network card, disk, edu | SIGTERM |
+//! | [`guests::killed`] | 4, 512 MiB | network card | SIGKILL in the middle of a transfer |
+//! | [`guests::wired`] | 1, 512 MiB | network card and edu, without MSI for drivers | SIGTERM |
+#![expect(
+    clippy::unwrap_used,
+    reason = "outside of test functions, too, a fact that is missing fails the test"
+)]
+
+mod confinement;
+mod disk;
+mod drive;
+mod edu;
+mod guests;
+mod interrupts;
+mod lifecycle;
+mod network;
+mod shape;
