@@ -15,8 +15,6 @@ mod probe;
 mod state;
 mod sys;
 #[cfg(test)]
-mod testing;
-#[cfg(test)]
 mod tests;
 
 pub use bar::BarError;

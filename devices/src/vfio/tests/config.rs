@@ -1,5 +1,5 @@
 use crate::pci::{BarIndex, ConfigStep, HardwareWrite, PciFunction};
-use crate::vfio::testing::{
+use crate::vfio::tests::support::{
     COMMAND, IGB_EXPRESS, IGB_MSI, IGB_MSIX, IGB_PMCSR, Machine, igb, nvme, rtl8139,
 };
 use proptest::prelude::*;

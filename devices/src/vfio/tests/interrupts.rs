@@ -1,6 +1,6 @@
 use crate::interrupt::MsiMessage;
 use crate::vfio::VfioProbe;
-use crate::vfio::testing::{
+use crate::vfio::tests::support::{
     COMMAND, HostIrqs, IGB_MSI, IGB_MSIX, Machine, igb, put32, without_dynamic_msix,
 };
 

@@ -3,3 +3,4 @@
 mod config;
 mod interrupts;
 mod plan;
+mod support;

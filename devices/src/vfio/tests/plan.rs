@@ -3,7 +3,7 @@ use crate::pci::{BarIndex, BarKind};
 use crate::vfio::bar::BarPlan;
 use crate::vfio::plan::{PassthroughPlan, PlanError};
 use crate::vfio::probe::{MappableArea, VfioProbe};
-use crate::vfio::testing::{
+use crate::vfio::tests::support::{
     IGB_EXPRESS, IGB_MSI, IGB_MSIX, Machine, PAGE, area, igb, nvme, put, put32, rtl8139, spec,
     without_dynamic_msix,
 };
