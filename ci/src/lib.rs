@@ -13,7 +13,8 @@
 //! - [`provision`] and [`site`]: what is fetched and built, and all of it together.
 //! - [`image`]: initramfs images and kernels.
 //! - [`lab`]: topologies and the machine itself. Start with [`lab::Machine::builder`].
-//! - [`demo`] and [`bench`]: Ferry shown and measured; [`borrowed`] and [`ferry_process`] are what both need.
+//! - [`lint`]: the house rules; [`suite`]: running tests and counting them.
+//! - [`demo`] and [`mod@bench`]: Ferry shown and measured; [`borrowed`] and [`ferry_process`] are what both need.
 //! - [`cli`]: the command line.
 
 pub mod bench;
@@ -25,7 +26,9 @@ pub mod demo;
 pub mod ferry_process;
 pub mod image;
 pub mod lab;
+pub mod lint;
 pub mod program;
 pub mod provision;
 pub mod site;
+pub mod suite;
 pub mod workspace;

@@ -36,7 +36,7 @@ pub use kernel_log::KernelLog;
 pub use peer::{Exchange, Flood, Peer, noise};
 pub use refusal::{Attempt, Problem, Rebound, load_driver, shell};
 pub use terminal::{Modes, Terminal};
-pub use transcript::Transcript;
+pub use transcript::{Silence, Transcript};
 
 /// Prints a figure that belongs into the log of a run that succeeds, too: the test runner keeps back
 /// only what goes through the print macros.

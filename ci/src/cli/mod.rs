@@ -3,7 +3,10 @@
 mod bench;
 mod demo;
 mod lab;
+mod lint;
+mod runner;
 mod setup;
+mod test;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,8 @@ const AFTER: &str = "Environment:\n  \
 
 #[derive(Debug, Subcommand)]
 enum Chore {
+    Test(test::TestArgs),
+    Lint(lint::LintArgs),
     Demo(demo::DemoArgs),
     Lab(lab::LabArgs),
     Bench(bench::BenchArgs),
@@ -36,11 +41,16 @@ enum Chore {
     DemoStage(demo::DemoStageArgs),
     #[command(hide = true)]
     BenchStage(bench::BenchStageArgs),
+    #[command(hide = true)]
+    Runner(runner::RunnerArgs),
 }
 
 /// Runs the chore that the arguments name.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().chore {
+        Chore::Test(args) => test::run(&args),
+        Chore::Lint(args) => lint::run(&args),
+        Chore::Runner(args) => runner::run(args),
         Chore::Demo(args) => demo::run(args),
         Chore::DemoStage(args) => demo::stage(args),
         Chore::Lab(args) => lab::run(args),

@@ -1,6 +1,6 @@
 //! `cargo ci demo`: from nothing to a guest that drives a real network card, told step by step.
 //!
-//! The steps up to the boot of the lab machine run here, the rest ([`stage`]) next to the device: the same program is started
+//! The steps up to the boot of the lab machine run here, the rest (`stage`) next to the device: the same program is started
 //! again in the lab machine. With `--host` the stage plays on this machine, in this process.
 
 mod faults;
