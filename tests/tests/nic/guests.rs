@@ -88,6 +88,8 @@ pub(crate) struct Large {
     pub(crate) host: BTreeMap<&'static str, Function>,
     /// Names of the functions in the guest.
     pub(crate) functions: String,
+    /// Ferry's standard error.
+    pub(crate) messages: String,
     pub(crate) faults: Vec<String>,
 }
 
@@ -181,6 +183,7 @@ static LARGE: LazyLock<Large> = LazyLock::new(|| {
     edu.dma_to(HIGH + 0x1000, VALUE, HIGH);
     let above = [edu.ram(HIGH + 0x1000), edu.dma_copy(HIGH, HIGH + 0x2000)];
     guest.stop();
+    let messages = guest.ferry().errors().text();
     Large {
         driven,
         disk,
@@ -189,6 +192,7 @@ static LARGE: LazyLock<Large> = LazyLock::new(|| {
         guest: shapes.into(),
         host,
         functions,
+        messages,
         faults: log.dma_faults(),
     }
 });

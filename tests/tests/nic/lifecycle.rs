@@ -1,6 +1,6 @@
 //! Reboot, power-off, sudden death: the device works afterwards.
 
-use crate::guests::{killed, plain};
+use crate::guests::{killed, large, plain};
 
 #[test]
 fn network_works_again_after_a_reboot() {
@@ -46,4 +46,9 @@ fn card_of_a_killed_ferry_can_be_assigned_at_once_and_works() {
     assert!(next.ping.contains(" 0% packet loss"), "{}", next.ping);
     let exits = &next.exchange.exits;
     assert_eq!(exits.total(), 0, "{exits}");
+}
+
+#[test]
+fn nothing_is_said_when_all_is_well() {
+    assert_eq!(large().messages, "");
 }
