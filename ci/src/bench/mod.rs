@@ -69,7 +69,7 @@ pub fn run(subject: Subject, rounds: u32, elf: bool) -> Result<u8> {
         site.images.kernel()
     };
     let (initramfs, seconds) = match subject {
-        Subject::StartUp => (site.images.guest_initramfs(), 120),
+        Subject::StartUp => (site.images.guest_initramfs(), 75),
         Subject::Throughput => (site.images.tools_initramfs(), 180),
     };
     let program = std::env::current_exe().context("cannot find this program")?;
