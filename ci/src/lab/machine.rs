@@ -169,7 +169,7 @@ impl MachineBuilder {
             .provision
             .tree
             .tied_command("usr/bin/qemu-system-x86_64");
-        command.args(layout.args()?).env(
+        command.args(layout.args()?).args(extra_arguments()).env(
             "QEMU_MODULE_DIR",
             site.provision.tree.path("usr/lib/x86_64-linux-gnu/qemu"),
         );
@@ -240,6 +240,15 @@ impl MachineBuilder {
             mark: mark()?,
         })
     }
+}
+
+/// For who looks into the machine itself: a monitor, a log of what the emulated processors do.
+fn extra_arguments() -> Vec<String> {
+    std::env::var("FERRY_LAB_QEMU_ARGS")
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
 }
 
 fn start(
