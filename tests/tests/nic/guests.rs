@@ -43,7 +43,6 @@ fn run(cpus: u32, memory: &str) -> Run {
 pub(crate) struct Plain {
     pub(crate) first: Driven,
     pub(crate) again: Driven,
-    pub(crate) boots: u64,
     pub(crate) exit: i32,
     /// The host's driver that had the card before and has it after.
     pub(crate) drivers: [Option<String>; 2],
@@ -62,13 +61,13 @@ static PLAIN: LazyLock<Plain> = LazyLock::new(|| {
     guest.wait_for_shell();
     let again = drive("the same after a reboot", &mut guest, &peer, 16);
     let boots = guest.figures().number("/boots");
+    assert_eq!(boots, 2, "{}", guest.ferry().state());
     let exit = guest.power_off();
     let device = nic.give_back();
     peer.ping_from(&device);
     Plain {
         first,
         again,
-        boots,
         exit,
         drivers: [driver, device.driver()],
         faults: log.dma_faults(),

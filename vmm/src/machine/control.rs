@@ -152,7 +152,9 @@ impl Control {
                 return self.boot_again(&format!("reset through {source:?}"));
             }
             StopCause::TripleFault { vcpu } => {
-                return self.boot_again(&format!("triple fault on vCPU {vcpu}"));
+                // Some kernels reboot this way on purpose; mostly it is a crash that nothing else tells of.
+                log::warn!("triple fault on vCPU {vcpu}");
+                return self.boot_again("triple fault");
             }
             StopCause::Crash { vcpu, detail } => Outcome::Crashed(format!("vCPU {vcpu}: {detail}")),
             StopCause::Host { vcpu, detail } => {
