@@ -11,7 +11,7 @@ use crate::debian::{AptRoot, Kernel, LAB_PACKAGES, Package, Suite};
 use crate::program::Tree;
 
 /// Changed whenever a tree is laid out differently from the same packages.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// The unpacked trees.
 #[derive(Debug, Clone)]

@@ -43,14 +43,15 @@ impl AptRoot {
         let mirror =
             std::env::var("FERRY_DEBIAN_MIRROR").unwrap_or_else(|_| DEFAULT_MIRROR.to_owned());
         fs::write(dir.join("status"), "")?;
-        fs::write(
-            dir.join("etc/sources.list"),
+        let source = |name: &str| {
             format!(
-                "deb [arch=amd64 signed-by={}] {mirror} {} main\n",
-                keyring.display(),
-                suite.name()
-            ),
-        )?;
+                "deb [arch=amd64 signed-by={}] {mirror} {name} main\n",
+                keyring.display()
+            )
+        };
+        let sources: String = suite.archives().iter().map(|name| source(name)).collect();
+        fs::write(dir.join("etc/sources.list"), sources)?;
+        fs::write(dir.join("etc/preferences"), suite.preferences())?;
         fs::write(
             dir.join("apt.conf"),
             configuration(&dir, &host_network_settings()?),
@@ -241,6 +242,7 @@ Dir::Etc::parts "/dev/null";
 Dir::Etc::main "/dev/null";
 Dir::Etc::sourcelist "{dir}/etc/sources.list";
 Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "{dir}/etc/preferences";
 Dir::Etc::preferencesparts "/dev/null";
 Dir::State "{dir}/state";
 Dir::State::status "{dir}/status";

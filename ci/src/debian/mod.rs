@@ -22,6 +22,29 @@ impl Suite {
             Self::Trixie => "trixie",
         }
     }
+
+    /// The archives that packages are looked for in.
+    fn archives(self) -> &'static [&'static str] {
+        match self {
+            Self::Bookworm => &["bookworm"],
+            Self::Trixie => &["trixie", "trixie-backports"],
+        }
+    }
+
+    /// What apt prefers, as apt_preferences(5) has it: backports only for QEMU.
+    ///
+    /// QEMU before 10.2 loses interrupts of a processor that runs nested guests: at each VMEXIT it clears one of the
+    /// pending interrupts' bits without a lock, and with it at times the one that another thread has just set. A timer
+    /// interrupt that is lost like this stops L1, once in some ten minutes of work.
+    fn preferences(self) -> String {
+        match self {
+            Self::Bookworm => String::new(),
+            Self::Trixie => "Package: qemu-* seabios ipxe-qemu\n\
+                             Pin: release n=trixie-backports\n\
+                             Pin-Priority: 990\n"
+                .to_owned(),
+        }
+    }
 }
 
 /// The programs of L1; their dependencies come along.
