@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
@@ -47,8 +48,9 @@ pub struct GuestRam {
     regions: Vec<MemoryRegion>,
 }
 
-/// One thread populates at least this much; smaller pieces would cost more than they save.
+/// What a thread populates at once: enough to be worth it, and not so much that cancelling takes long.
 const POPULATE_PIECE: usize = 64 << 20;
+const POPULATE_PIECE_MAX: usize = 512 << 20;
 
 /// Boundary on which populating threads part, so that no two fault the same huge page.
 const HUGE_PAGE: usize = 2 << 20;
@@ -99,51 +101,52 @@ impl GuestRam {
     pub fn regions(&self) -> &[MemoryRegion] {
         &self.regions
     }
+}
 
-    /// Faults in every page, by several threads: VFIO is about to pin them all, one after another,
-    /// and most of that time goes into clearing pages.
-    ///
-    /// # Errors
-    /// [`RamError::Populate`].
-    pub fn populate(&self) -> Result<(), RamError> {
-        let size = self.regions.iter().map(|r| r.host.len() as u64).sum();
-        let failed = |source| RamError::Populate { size, source };
-        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let pieces: Vec<HostRange> = self
-            .regions
-            .iter()
-            .flat_map(|region| pieces(&region.host, threads))
-            .collect();
-        let next = Mutex::new(pieces.iter());
-        let work = || {
-            loop {
-                let piece = next.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some(piece) = piece else {
-                    return Ok(());
-                };
-                match piece.populate() {
-                    // Before Linux 5.14 there is no such advice: VFIO then faults the pages itself.
-                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
-                    result => result?,
-                }
+/// Faults in every page of `regions`, by several threads: VFIO is about to pin them all, one after another, and most of
+/// that time goes into clearing pages. Ends early, without an error, once `cancelled` is set.
+///
+/// # Errors
+/// [`RamError::Populate`].
+pub fn populate(regions: &[MemoryRegion], cancelled: &AtomicBool) -> Result<(), RamError> {
+    let size = regions.iter().map(|r| r.host.len() as u64).sum();
+    let failed = |source| RamError::Populate { size, source };
+    // One processor is left to the guest, which boots meanwhile.
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = threads.saturating_sub(1).max(1);
+    let pieces: Vec<HostRange> = regions
+        .iter()
+        .flat_map(|region| pieces(&region.host, threads))
+        .collect();
+    let next = Mutex::new(pieces.iter());
+    let work = || {
+        loop {
+            let piece = next.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(piece) = piece.filter(|_| !cancelled.load(Ordering::Relaxed)) else {
+                return Ok(());
+            };
+            match piece.populate() {
+                // Before Linux 5.14 there is no such advice: VFIO then faults the pages itself.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
+                result => result?,
             }
-        };
-        thread::scope(|scope| {
-            let workers: Vec<_> = (1..threads.min(pieces.len()))
-                .map(|_| scope.spawn(work))
-                .collect();
-            let mine = work();
-            workers
-                .into_iter()
-                .map(|worker| {
-                    worker
-                        .join()
-                        .unwrap_or_else(|_| Err(io::Error::other("a populating thread ended")))
-                })
-                .fold(mine, Result::and)
-        })
-        .map_err(failed)
-    }
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (1..threads.min(pieces.len()))
+            .map(|_| scope.spawn(work))
+            .collect();
+        let mine = work();
+        workers
+            .into_iter()
+            .map(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|_| Err(io::Error::other("a populating thread ended")))
+            })
+            .fold(mine, Result::and)
+    })
+    .map_err(failed)
 }
 
 fn memory_file(size: u64) -> io::Result<File> {
@@ -164,7 +167,8 @@ fn map_range(range: &MemoryRange, backing: FileOffset) -> Result<GuestRegionMmap
 }
 
 fn pieces(host: &HostRange, threads: usize) -> Vec<HostRange> {
-    let even = host.len().div_ceil(threads).max(POPULATE_PIECE);
+    let even = host.len().div_ceil(threads);
+    let even = even.clamp(POPULATE_PIECE, POPULATE_PIECE_MAX);
     let piece = even.next_multiple_of(HUGE_PAGE);
     (0..host.len())
         .step_by(piece)
@@ -414,7 +418,9 @@ mod tests {
         }])
         .unwrap();
         let before = resident();
-        ram.populate().unwrap();
+        populate(ram.regions(), &AtomicBool::new(true)).unwrap();
+        assert!(resident() < before + (64 << 20), "cancelled");
+        populate(ram.regions(), &AtomicBool::new(false)).unwrap();
         assert!(resident() >= before + (130 << 20));
     }
 }

@@ -13,10 +13,14 @@ pub struct StartupTimes {
     pub parse: u64,
     /// Opening the devices; the host's kernel resets them then.
     pub open_devices: u64,
-    /// Faulting in guest RAM for DMA; 0 without a device.
+    /// Faulting in guest RAM for DMA, while the guest boots; 0 without a device, and until it is done.
     pub populate_memory: u64,
-    /// Mapping guest RAM for DMA; 0 without a device.
+    /// Mapping guest RAM for DMA, while the guest boots; 0 without a device, and until it is done.
     pub dma_map: u64,
+    /// From the process's start to when devices could do DMA; 0 without a device, and until then.
+    pub dma_ready: u64,
+    /// What vCPUs waited for that, when they turned bus mastering on.
+    pub dma_wait: u64,
     /// Putting kernel, initramfs and tables into guest memory.
     pub load_kernel: u64,
     /// From the process's start to the first `KVM_RUN`.

@@ -87,7 +87,8 @@ pub struct BarLayout {
     pub kind: BarKind,
     /// Size in bytes, a power of two; a memory BAR smaller than a page stays as small as it is.
     pub size: u64,
-    /// The mapped parts, in ascending order, not overlapping.
+    /// The mapped parts, in ascending order, not overlapping. A BAR smaller than a page may have one: its page, which
+    /// shows nothing but the BAR and may be mapped where the guest, too, has nothing else in it.
     pub segments: Vec<BarSegment>,
 }
 
@@ -149,6 +150,11 @@ pub trait PciFunction: Send + Sync {
     /// done, in this order, before the guest goes on.
     #[must_use]
     fn config_write(&self, offset: ConfigOffset, data: &[u8]) -> Vec<ConfigStep>;
+
+    /// Whether this write would let the function start DMA; it must not be made before guest memory is there for that.
+    fn starts_dma(&self, _offset: ConfigOffset, _data: &[u8]) -> bool {
+        false
+    }
 
     /// Carries out a deferred write; called for [`ConfigStep::Commit`] only.
     fn commit(&self, write: HardwareWrite);

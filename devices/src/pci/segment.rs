@@ -152,6 +152,18 @@ impl PciSegment {
         self.config_write(self.config_address.target(port, data.len()), data)
     }
 
+    /// [`PciFunction::starts_dma`] of what [`PciSegment::port_write`] would write.
+    #[must_use]
+    pub fn port_write_starts_dma(&self, port: u64, data: &[u8]) -> bool {
+        self.starts_dma(self.config_address.target(port, data.len()), data)
+    }
+
+    /// [`PciFunction::starts_dma`] of what [`PciSegment::ecam_write`] would write.
+    #[must_use]
+    pub fn ecam_write_starts_dma(&self, offset: u64, data: &[u8]) -> bool {
+        self.starts_dma(ConfigTarget::of_ecam(offset, data.len()), data)
+    }
+
     /// A guest's read at `offset` into the ECAM window.
     pub fn ecam_read(&self, offset: u64, data: &mut [u8]) {
         self.config_read(ConfigTarget::of_ecam(offset, data.len()), data);
@@ -183,6 +195,13 @@ impl PciSegment {
             let several = self.is_multi_function(bdf.device());
             *byte = HeaderType(*byte).with_multi_function(several).0;
         }
+    }
+
+    fn starts_dma(&self, target: Option<ConfigTarget>, data: &[u8]) -> bool {
+        target.is_some_and(|target| {
+            let function = target.bdf().and_then(|bdf| self.find(bdf));
+            function.is_some_and(|function| function.starts_dma(target.offset, data))
+        })
     }
 
     fn config_write(&self, target: Option<ConfigTarget>, data: &[u8]) -> Option<ConfigWrite> {

@@ -6,7 +6,7 @@ use super::host::{IrqIndex, KernelHost, VfioHost};
 use super::irq::{InterruptParts, Interrupts, Wishes};
 use super::plan::PassthroughPlan;
 use super::probe::{OpenedDevice, VfioError};
-use super::state::ConfigState;
+use super::state::{ConfigState, starts_bus_mastering};
 use super::sys::IrqAction;
 use crate::host::DeviceInterrupt;
 use crate::interrupt::{IntxRouter, MsiRouter};
@@ -323,6 +323,10 @@ impl PciFunction for VfioPciDevice {
             return Vec::new();
         }
         remap(&effect.before, &effect.after, None)
+    }
+
+    fn starts_dma(&self, offset: ConfigOffset, data: &[u8]) -> bool {
+        starts_bus_mastering(offset, data)
     }
 
     fn commit(&self, write: HardwareWrite) {

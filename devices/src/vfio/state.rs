@@ -50,6 +50,13 @@ fn byte_at(start: u16, data: &[u8], offset: u16) -> Option<u8> {
     data.get(usize::from(offset.checked_sub(start)?)).copied()
 }
 
+/// Whether a write of `data` at `offset` turns bus mastering on. Without it the device can do no DMA, its message-signalled
+/// interrupts included (PCI 3.0 section 6.2.2); vfio-pci turns it off when it opens a device.
+pub(super) fn starts_bus_mastering(offset: ConfigOffset, data: &[u8]) -> bool {
+    let low = byte_at(offset.get(), data, header::COMMAND);
+    low.is_some_and(|low| Command::from_bits_truncate(low.into()).contains(Command::BUS_MASTER))
+}
+
 impl ConfigState {
     /// The state after power-on.
     pub(super) fn new(plan: &ConfigPlan, layouts: &[BarLayout]) -> Result<Self, BarError> {

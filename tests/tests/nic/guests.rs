@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 use tests::site::{self, Kernel};
-use tests::{Exits, Guest, KernelLog, MOMENT, Peer, Run, figure, until};
+use tests::{Exits, Figures, Guest, KernelLog, MOMENT, Peer, Run, figure, until};
 
 /// Where the devices are in a guest that says so.
 pub(crate) const NIC: &str = "0000:00:01.0";
@@ -87,6 +87,7 @@ pub(crate) struct Large {
     pub(crate) host: BTreeMap<&'static str, Function>,
     /// Names of the functions in the guest.
     pub(crate) functions: String,
+    pub(crate) figures: Figures,
     /// Ferry's standard error.
     pub(crate) messages: String,
     pub(crate) faults: Vec<String>,
@@ -181,6 +182,7 @@ static LARGE: LazyLock<Large> = LazyLock::new(|| {
     let mut edu = Edu::at(&mut guest, EDU);
     edu.dma_to(HIGH + 0x1000, VALUE, HIGH);
     let above = [edu.ram(HIGH + 0x1000), edu.dma_copy(HIGH, HIGH + 0x2000)];
+    let figures = guest.figures();
     guest.stop();
     let messages = guest.ferry().errors().text();
     Large {
@@ -191,6 +193,7 @@ static LARGE: LazyLock<Large> = LazyLock::new(|| {
         guest: shapes.into(),
         host,
         functions,
+        figures,
         messages,
         faults: log.dma_faults(),
     }
@@ -215,8 +218,8 @@ static KILLED: LazyLock<Killed> = LazyLock::new(|| {
         (flood.sent() >= sent + 8).then_some(())
     });
     guest.ferry_mut().kill();
-    let mut guest = run(1, "512M").device(&nic, "").boot();
-    let next = drive("1 vCPU after the kill", &mut guest, &peer, 16);
+    let mut guest = run(4, "5G").device(&nic, "").boot();
+    let next = drive("4 vCPUs, 5 GiB, after the kill", &mut guest, &peer, 16);
     guest.stop();
     Killed {
         first,

@@ -1,6 +1,40 @@
 //! Reboot, power-off, sudden death: the device works afterwards.
 
 use crate::guests::{killed, large, plain};
+use std::fs;
+use tests::site::{self, Kernel};
+use tests::{BOOT, Run};
+
+/// How many DMA mappings a container may have; read when a device is opened.
+const MAPPINGS_MAX: &str = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit";
+
+#[test]
+fn guest_starts_before_its_ram_is_mapped_and_dma_waits_for_it() {
+    let micros = |name: &str| large().figures.number(&format!("/startup/{name}"));
+    let (first_run, ready) = (micros("first_run"), micros("dma_ready"));
+    assert!(first_run < ready, "{first_run} µs, {ready} µs");
+    assert!(micros("populate_memory") > 0 && micros("dma_map") > 0);
+}
+
+#[test]
+fn ram_that_cannot_be_mapped_stops_the_guest_and_gives_the_card_back() {
+    let nic = site::device("nic").assign();
+    let before = fs::read_to_string(MAPPINGS_MAX).unwrap();
+    fs::write(MAPPINGS_MAX, "0").unwrap();
+    let mut ferry = Run::new(Kernel::Elf)
+        .device(&nic, "")
+        .modules("igb")
+        .start();
+    let code = ferry.exit(BOOT);
+    fs::write(MAPPINGS_MAX, before).unwrap();
+    assert_eq!(code, 8, "{}", ferry.state());
+    let errors = ferry.errors().text();
+    let lines: Vec<_> = errors.lines().collect();
+    assert_eq!(lines.len(), 3, "{errors}");
+    assert!(lines[0].contains("can't be mapped for DMA"), "{errors}");
+    assert!(lines[1].contains("No space left on device"), "{errors}");
+    assert_eq!(nic.give_back().driver().as_deref(), Some("igb"));
+}
 
 #[test]
 fn network_works_again_after_a_reboot() {

@@ -103,6 +103,10 @@ fn exit_code(outcome: &Outcome) -> ExitCode {
             eprintln!("ferry: the guest crashed: {detail}");
             Exit::GuestCrash.into()
         }
+        Outcome::MemoryFailed(problem) => {
+            eprintln!("ferry: {problem}");
+            Exit::HostFailure.into()
+        }
         Outcome::HostFailed(detail) => {
             eprintln!("ferry: the guest was stopped: {detail}");
             Exit::HostFailure.into()

@@ -2,10 +2,9 @@
 
 use super::MachineError;
 use crate::kvm::{GsiRouting, Vm};
-use crate::memory::{GuestRam, MemoryMap};
+use crate::memory::GuestRam;
 use crate::spec::DeviceSpec;
 use arch::x86_64::layout::{self, PAGE_SIZE};
-use devices::memory::MemoryListener;
 use devices::pci::PciFunction;
 use devices::vfio::{
     OpenedDevice, PassthroughPlan, PassthroughSpec, VfioContext, VfioPciDevice, VfioProbe,
@@ -69,21 +68,24 @@ impl AssignedDevices {
             .collect()
     }
 
-    /// Lets the devices reach guest RAM: the IOMMU context follows `memory` from now on.
+    /// Whether the IOMMU can map guest RAM where it is.
     ///
     /// # Errors
-    /// [`MachineError::Iova`], [`MachineError::DmaMap`].
-    pub(super) fn map_memory(
-        &self,
-        ram: &GuestRam,
-        memory: &MemoryMap,
-    ) -> Result<(), MachineError> {
+    /// [`MachineError::Iova`].
+    pub(super) fn check_reachable(&self, ram: &GuestRam) -> Result<(), MachineError> {
         match self.context.limits() {
-            Ok(limits) => check_reachable(ram, &limits.iova_ranges)?,
-            Err(error) => log::warn!("the IOMMU does not tell its limits: {error}"),
+            Ok(limits) => check_reachable(ram, &limits.iova_ranges),
+            Err(error) => {
+                log::warn!("the IOMMU does not tell its limits: {error}");
+                Ok(())
+            }
         }
-        let listener = Arc::clone(&self.context) as Arc<dyn MemoryListener>;
-        memory.add_listener(listener).map_err(MachineError::DmaMap)
+    }
+
+    /// The IOMMU context of all of them.
+    #[must_use]
+    pub(super) fn context(&self) -> &Arc<VfioContext> {
+        &self.context
     }
 }
 

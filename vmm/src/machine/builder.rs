@@ -6,6 +6,7 @@ use super::kernel::{ImageFile, Kernel, write_blobs};
 use super::mailbox::Mailbox;
 use super::pci_host::{PciHost, Windows};
 use super::platform::{self, Console};
+use super::preparation::{DmaReadiness, Preparation};
 use super::vcpu_loop::{VcpuContext, VcpuThread};
 use super::{MachineError, bars, process};
 use crate::kvm::{GsiRouting, Hypervisor, IrqchipState, MemorySlots, Vcpu, Vm};
@@ -20,7 +21,6 @@ use arch::x86_64::{acpi, layout};
 use devices::pci::{PciFunction, PciSegment};
 use kvm_bindings::kvm_cpuid_entry2;
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::Instant;
 
 /// A virtual machine: built, not running.
@@ -33,8 +33,9 @@ pub struct Machine {
     pub(super) context: Arc<VcpuContext>,
     pub(super) console: Option<Console>,
     pub(super) pci: Arc<PciHost>,
+    /// Ends before what it maps goes.
+    pub(super) preparation: Option<Preparation>,
     pub(super) assigned: Option<AssignedDevices>,
-    pub(super) memory: Arc<MemoryMap>,
     pub(super) ram: GuestRam,
     pub(super) spec: MachineSpec,
     pub(super) stopwatch: Stopwatch,
@@ -83,21 +84,27 @@ impl Machine {
         let mailbox = Arc::new(Mailbox::new().map_err(process("eventfd"))?);
         let buses = Arc::new(Buses::default());
         let console = platform::attach(&buses, &routing, &mailbox, &spec.serial)?;
-        let ram = GuestRam::new(&platform.ram)?;
-        let memory = Arc::new(MemoryMap::new());
-        for region in ram.regions() {
-            memory.add(region.clone())?;
-        }
-        memory.add_listener(Arc::new(MemorySlots::new(Arc::clone(&vm))))?;
+        let (ram, memory) = guest_memory(&platform, &vm)?;
         let mut stopwatch = stopwatch;
-        let assigned = open_devices(&spec, &vm, &routing, &ram, &mut stopwatch)?;
+        let mut preparation = (!spec.devices.is_empty())
+            .then(|| Preparation::start(ram.regions(), &memory, &mailbox))
+            .transpose()?;
+        let assigned = open_devices(&spec, &vm, &routing, &mut stopwatch)?;
+        if let (Some(assigned), Some(preparation)) = (&assigned, &mut preparation) {
+            assigned.check_reachable(&ram)?;
+            preparation.map_into(Arc::clone(assigned.context()));
+        }
         let functions = assigned
             .as_ref()
             .map(AssignedDevices::functions)
             .unwrap_or_default();
         let needed = bars::window_64_needed(&functions);
         let platform = describe(&spec, needed, &supported)?;
-        let pci = pci_host(&platform, &memory, &buses, assigned.as_ref())?;
+        let dma = readiness(preparation.as_ref());
+        let segment = pci_segment(&platform, assigned.as_ref())?;
+        let pci = PciHost::new(segment, Windows::of(&platform), &memory, &buses, dma);
+        let pci = Arc::new(pci);
+        pci.attach(&buses)?;
         let vcpus = vcpus(&hypervisor, &vm, &spec, &supported)?;
         let counters = vcpus.iter().map(|_| Arc::default()).collect();
         let mut machine = Self {
@@ -110,8 +117,8 @@ impl Machine {
             }),
             console,
             pci,
+            preparation,
             assigned,
-            memory,
             ram,
             spec,
             stopwatch,
@@ -125,32 +132,10 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Loads the guest while its RAM is mapped for DMA: neither needs the other.
     fn first_boot(&mut self) -> Result<(), MachineError> {
-        let (ram, memory) = (&self.ram, &self.memory);
-        let assigned = self.assigned.as_ref();
         let started = Instant::now();
-        let (dma, loaded) = thread::scope(|scope| {
-            let dma = assigned.map(|assigned| {
-                scope.spawn(move || {
-                    let started = Instant::now();
-                    assigned
-                        .map_memory(ram, memory)
-                        .map(|()| micros(started.elapsed()))
-                })
-            });
-            let loaded = self.load().map(|entry| (entry, started.elapsed()));
-            let dma = dma.map_or(Ok(0), |thread| {
-                thread.join().unwrap_or_else(|_| {
-                    let ended = std::io::Error::other("its thread panicked");
-                    Err(process("mapping guest RAM for DMA")(ended))
-                })
-            });
-            (dma, loaded)
-        });
-        self.stopwatch.startup.dma_map = dma?;
-        let (entry, took) = loaded?;
-        self.stopwatch.startup.load_kernel = micros(took);
+        let entry = self.load()?;
+        self.stopwatch.startup.load_kernel = micros(started.elapsed());
         self.reset_cpus(&entry)
     }
 
@@ -198,7 +183,8 @@ impl Machine {
 
     /// Takes the machine apart, its devices quiet before the memory they reach goes: the one list
     /// of ARCHITECTURE.md, "Teardown".
-    pub(super) fn shut_down(self) {
+    pub(super) fn shut_down(mut self) {
+        self.preparation = None;
         for assigned in self.assigned.iter().flat_map(|all| &all.devices) {
             // Masks the vectors, then ends bus mastering.
             assigned.device.quiesce();
@@ -224,6 +210,7 @@ impl Machine {
     pub(super) fn start(&mut self) -> Result<Vec<VcpuThread>, MachineError> {
         self.boots += 1;
         self.context.mailbox.release();
+        self.pci.dma().release();
         let vcpus = std::mem::take(&mut self.vcpus);
         let mut threads = Vec::with_capacity(vcpus.len());
         for (vcpu, counters) in vcpus.into_iter().zip(&self.counters) {
@@ -277,42 +264,47 @@ fn describe(
     })
 }
 
-/// Opens the devices while other threads fault in the guest RAM that they will need pinned.
+/// Guest RAM, and the memory map that KVM follows.
+fn guest_memory(
+    platform: &PlatformDescription,
+    vm: &Arc<Vm>,
+) -> Result<(GuestRam, Arc<MemoryMap>), MachineError> {
+    let ram = GuestRam::new(&platform.ram)?;
+    let memory = Arc::new(MemoryMap::new());
+    for region in ram.regions() {
+        memory.add(region.clone())?;
+    }
+    memory.add_listener(Arc::new(MemorySlots::new(Arc::clone(vm))))?;
+    Ok((ram, memory))
+}
+
 fn open_devices(
     spec: &MachineSpec,
     vm: &Vm,
     routing: &GsiRouting,
-    ram: &GuestRam,
     stopwatch: &mut Stopwatch,
 ) -> Result<Option<AssignedDevices>, MachineError> {
     if spec.devices.is_empty() {
         return Ok(None);
     }
-    let (assigned, populated) = thread::scope(|scope| {
-        let populate = scope.spawn(|| {
-            let started = Instant::now();
-            ram.populate().map(|()| micros(started.elapsed()))
-        });
-        let started = Instant::now();
-        let assigned = AssignedDevices::open(&spec.devices, vm, routing);
-        stopwatch.startup.open_devices = micros(started.elapsed());
-        (assigned, populate.join())
-    });
-    let assigned = assigned?;
-    stopwatch.startup.populate_memory = populated.unwrap_or_else(|_| {
-        let size = spec.memory.bytes();
-        let source = std::io::Error::other("the populating thread panicked");
-        Err(crate::memory::RamError::Populate { size, source })
-    })?;
+    let started = Instant::now();
+    let assigned = AssignedDevices::open(&spec.devices, vm, routing)?;
+    stopwatch.startup.open_devices = micros(started.elapsed());
     Ok(Some(assigned))
 }
 
-fn pci_host(
+fn readiness(preparation: Option<&Preparation>) -> Arc<DmaReadiness> {
+    match preparation {
+        Some(preparation) => Arc::clone(preparation.readiness()),
+        None => Arc::new(DmaReadiness::ready()),
+    }
+}
+
+/// The guest's bus, its BARs placed.
+fn pci_segment(
     platform: &PlatformDescription,
-    memory: &Arc<MemoryMap>,
-    buses: &Arc<Buses>,
     assigned: Option<&AssignedDevices>,
-) -> Result<Arc<PciHost>, MachineError> {
+) -> Result<PciSegment, MachineError> {
     let segment = PciSegment::new();
     if let Some(assigned) = assigned {
         for (device, function) in assigned.devices.iter().zip(assigned.functions()) {
@@ -320,11 +312,7 @@ fn pci_host(
         }
         bars::assign(&assigned.functions(), platform)?;
     }
-    let windows = Windows::of(platform);
-    let host = PciHost::new(segment, windows, Arc::clone(memory), Arc::clone(buses));
-    let host = Arc::new(host);
-    host.attach(buses)?;
-    Ok(host)
+    Ok(segment)
 }
 
 fn vcpus(

@@ -126,6 +126,7 @@ impl Control {
     /// Takes every vCPU out of the guest. `None` when a vCPU thread panicked.
     fn stop_vcpus(&mut self) -> Option<Vec<Vcpu>> {
         self.machine.context.mailbox.hold();
+        self.machine.pci.dma().hold();
         for thread in &self.threads {
             thread.kick();
         }
@@ -160,6 +161,7 @@ impl Control {
             StopCause::Host { vcpu, detail } => {
                 Outcome::HostFailed(format!("vCPU {vcpu}: {detail}"))
             }
+            StopCause::Memory(problem) => Outcome::MemoryFailed(problem),
             StopCause::Stopped => Outcome::Stopped,
         };
         self.ended = Some(outcome);

@@ -1,5 +1,6 @@
 //! How vCPU threads tell the control thread that the guest can't go on as before.
 
+use devices::host::Problem;
 use devices::machine::{MachineControl, MachineEvent};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,8 @@ pub enum StopCause {
         /// What failed.
         detail: String,
     },
+    /// Guest RAM can't be made reachable for devices.
+    Memory(Problem),
     /// The user or a signal asked Ferry to stop.
     Stopped,
 }

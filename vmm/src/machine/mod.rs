@@ -12,6 +12,7 @@ mod kernel;
 mod mailbox;
 mod pci_host;
 mod platform;
+mod preparation;
 mod problem;
 mod report;
 mod vcpu_loop;
@@ -28,6 +29,7 @@ use arch::x86_64::acpi::AcpiError;
 use arch::x86_64::boot::BootError;
 use arch::x86_64::layout::LayoutError;
 use devices::bus::BusConflict;
+use devices::host::Problem;
 use devices::pci::{HostSbdf, Occupied};
 use devices::vfio::{ContainerError, PlanError, VfioError};
 use std::io;
@@ -154,6 +156,8 @@ pub enum Outcome {
     Crashed(String),
     /// The host failed while the guest ran.
     HostFailed(String),
+    /// Guest RAM could not be made reachable for the devices.
+    MemoryFailed(Problem),
     /// The user or a signal stopped Ferry.
     Stopped,
 }

@@ -2,6 +2,7 @@
 //! the memory map and the buses.
 
 use super::buses::{Buses, Space};
+use super::preparation::DmaReadiness;
 use crate::memory::MemoryMap;
 use arch::platform::PlatformDescription;
 use arch::x86_64::layout;
@@ -64,6 +65,7 @@ pub(super) struct PciHost {
     windows: Windows,
     memory: Arc<MemoryMap>,
     buses: Arc<Buses>,
+    dma: Arc<DmaReadiness>,
     /// Taken for the whole of a config write and of what follows from it, so that two vCPUs' writes
     /// take effect in one order. No device calls back while it is held, so nothing can wait for it
     /// in turn.
@@ -76,14 +78,16 @@ impl PciHost {
     pub(super) fn new(
         segment: PciSegment,
         windows: Windows,
-        memory: Arc<MemoryMap>,
-        buses: Arc<Buses>,
+        memory: &Arc<MemoryMap>,
+        buses: &Arc<Buses>,
+        dma: Arc<DmaReadiness>,
     ) -> Self {
         Self {
             segment,
             windows,
-            memory,
-            buses,
+            memory: Arc::clone(memory),
+            buses: Arc::clone(buses),
+            dma,
             decoded: Mutex::default(),
         }
     }
@@ -92,6 +96,12 @@ impl PciHost {
     #[must_use]
     pub(super) fn segment(&self) -> &PciSegment {
         &self.segment
+    }
+
+    /// What a function's first DMA waits for.
+    #[must_use]
+    pub(super) fn dma(&self) -> &DmaReadiness {
+        &self.dma
     }
 
     /// Puts the configuration mechanisms on `buses`.
@@ -110,7 +120,16 @@ impl PciHost {
         buses.insert(Space::Memory, ecam, "pci config", ecam_device)
     }
 
-    fn config_write(&self, write: impl FnOnce(&PciSegment) -> Option<ConfigWrite>) {
+    /// Carries a config write out. One that lets a function start DMA waits until guest RAM is mapped for it, holding no
+    /// lock; it has no effect if the guest is stopped before.
+    fn config_write(
+        &self,
+        starts_dma: bool,
+        write: impl FnOnce(&PciSegment) -> Option<ConfigWrite>,
+    ) {
+        if starts_dma && !self.dma.wait() {
+            return;
+        }
         let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ConfigWrite {
             bdf,
@@ -225,7 +244,8 @@ impl BusDevice for ConfigPorts {
 
     fn write(&self, offset: u64, data: &[u8]) {
         if let Some(host) = self.0.upgrade() {
-            host.config_write(|segment| segment.port_write(offset, data));
+            let starts_dma = host.segment.port_write_starts_dma(offset, data);
+            host.config_write(starts_dma, |segment| segment.port_write(offset, data));
         }
     }
 }
@@ -243,7 +263,8 @@ impl BusDevice for Ecam {
 
     fn write(&self, offset: u64, data: &[u8]) {
         if let Some(host) = self.0.upgrade() {
-            host.config_write(|segment| segment.ecam_write(offset, data));
+            let starts_dma = host.segment.ecam_write_starts_dma(offset, data);
+            host.config_write(starts_dma, |segment| segment.ecam_write(offset, data));
         }
     }
 }

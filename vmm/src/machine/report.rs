@@ -39,6 +39,14 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 fn gather(machine: &Machine) -> Report {
     let start = machine.stopwatch.start;
     let mut startup = machine.stopwatch.startup.clone();
+    if let Some(preparation) = &machine.preparation {
+        startup.populate_memory = preparation.populate_time();
+        startup.dma_map = preparation.map_time();
+        startup.dma_ready = preparation
+            .ready_at()
+            .map_or(0, |at| micros(at.duration_since(start)));
+        startup.dma_wait = micros(machine.pci.dma().waited());
+    }
     if let Some(first) = machine.context.first_run.get() {
         startup.first_run = micros(first.duration_since(start));
     }

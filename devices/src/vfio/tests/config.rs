@@ -287,3 +287,18 @@ proptest! {
         machine.device.bar_read(bar, offset, &mut data);
     }
 }
+
+#[test]
+fn only_a_write_that_sets_bus_master_enable_starts_dma() {
+    let machine = assigned();
+    let starts = |offset: u16, data: &[u8]| {
+        let offset = crate::pci::ConfigOffset::new(offset).unwrap();
+        machine.device.starts_dma(offset, data)
+    };
+    assert!(starts(COMMAND, &[4]));
+    assert!(starts(COMMAND, &[6, 4]));
+    assert!(starts(COMMAND, &[4, 0, 0, 0]));
+    assert!(!starts(COMMAND, &[3, 4]));
+    assert!(!starts(COMMAND + 1, &[4]));
+    assert!(!starts(COMMAND + 4, &[4, 4, 4, 4]));
+}
