@@ -48,12 +48,9 @@ pub struct GuestRam {
     regions: Vec<MemoryRegion>,
 }
 
-/// What a thread populates at once: enough to be worth it, and not so much that cancelling takes long.
-const POPULATE_PIECE: usize = 64 << 20;
-const POPULATE_PIECE_MAX: usize = 512 << 20;
-
-/// Boundary on which populating threads part, so that no two fault the same huge page.
-const HUGE_PAGE: usize = 2 << 20;
+/// What a thread populates at once, a multiple of the huge page size so that no two threads fault the same one. While it
+/// does, nothing else of the process can be mapped, a device's BARs for instance: longer pieces would hold that up.
+const POPULATE_PIECE: usize = 16 << 20;
 
 impl GuestRam {
     /// Maps `ranges`; no page is present yet.
@@ -116,7 +113,7 @@ pub fn populate(regions: &[MemoryRegion], cancelled: &AtomicBool) -> Result<(), 
     let threads = threads.saturating_sub(1).max(1);
     let pieces: Vec<HostRange> = regions
         .iter()
-        .flat_map(|region| pieces(&region.host, threads))
+        .flat_map(|region| pieces(&region.host))
         .collect();
     let next = Mutex::new(pieces.iter());
     let work = || {
@@ -166,13 +163,10 @@ fn map_range(range: &MemoryRange, backing: FileOffset) -> Result<GuestRegionMmap
         .map_err(|error| RamError::Map(io::Error::other(error.to_string())))
 }
 
-fn pieces(host: &HostRange, threads: usize) -> Vec<HostRange> {
-    let even = host.len().div_ceil(threads);
-    let even = even.clamp(POPULATE_PIECE, POPULATE_PIECE_MAX);
-    let piece = even.next_multiple_of(HUGE_PAGE);
+fn pieces(host: &HostRange) -> Vec<HostRange> {
     (0..host.len())
-        .step_by(piece)
-        .filter_map(|offset| host.part(offset, piece.min(host.len() - offset)))
+        .step_by(POPULATE_PIECE)
+        .filter_map(|offset| host.part(offset, POPULATE_PIECE.min(host.len() - offset)))
         .collect()
 }
 
