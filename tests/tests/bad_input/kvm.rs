@@ -39,7 +39,7 @@ fn something_else_in_its_place_is_not_taken_for_it() {
         "ls -l /dev/kvm",
     );
     let run = Attempt::run(&[])
-        .after("mount -t tmpfs none /tmp; touch /tmp/x; mount --bind /tmp/x /dev/kvm");
+        .after("mount -t tmpfs none /boot; touch /boot/x; mount --bind /boot/x /dev/kvm");
     let problem = run.refused_for_one(HOST_SET_UP);
     problem.tells(
         "/dev/kvm is not KVM",
@@ -62,7 +62,7 @@ fn node_of_another_is_opened_by_the_command() {
     let metadata = std::fs::metadata(KVM).unwrap();
     let _owner = Owner(metadata.uid());
     let closed = format!(
-        "mount -t tmpfs none /tmp; mknod -m 600 /tmp/kvm c 10 232; mount --bind /tmp/kvm {KVM}"
+        "mount -t tmpfs none /boot; mknod -m 600 /boot/kvm c 10 232; mount --bind /boot/kvm {KVM}"
     );
     let as_user = AS_USER.join(" ");
     let user = |script: &str| {
