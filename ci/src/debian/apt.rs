@@ -5,8 +5,6 @@
 //! network: proxies and time-outs.
 
 use std::fs;
-use std::io::{IsTerminal, stderr};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -172,33 +170,19 @@ impl AptRoot {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Runs a command that may take long: a person at a terminal sees apt's own progress.
+    /// Runs a command quietly: apt would speak of installing, which is not what happens.
     fn run(&self, program: &str, args: &[&str], directory: &Path) -> Result<()> {
-        if !stderr().is_terminal() {
-            let output = self
-                .command(program, args)
-                .arg("-qq")
-                .current_dir(directory)
-                .output()?;
-            if !output.status.success() {
-                bail!(
-                    "{program} {}: {}",
-                    args.join(" "),
-                    String::from_utf8_lossy(&output.stderr).trim()
-                );
-            }
-            return Ok(());
-        }
-        let to_stderr = Stdio::from(stderr().as_fd().try_clone_to_owned()?);
-        let status = self
+        let output = self
             .command(program, args)
+            .arg("-qq")
             .current_dir(directory)
-            .stdout(to_stderr)
-            .status()?;
-        if !status.success() {
+            .output()
+            .with_context(|| format!("cannot start {program}"))?;
+        if !output.status.success() {
             bail!(
-                "{program} {}: {status}; its messages are above",
-                args.join(" ")
+                "{program} {}: {}",
+                args.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
             );
         }
         Ok(())
@@ -255,6 +239,7 @@ APT::Sandbox::User "";
 Acquire::Languages "none";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::Retries "3";
+APT::Update::Error-Mode "any";
 {network}"#
     )
 }

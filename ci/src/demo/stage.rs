@@ -225,7 +225,7 @@ fn boot(script: &Script, borrowed: &Borrowed, page: &mut Page) -> Result<Guest> 
         words.extend([(*name).to_owned(), value.clone()]);
     }
     page.say("");
-    page.say("Its console, live (a guest of an emulated machine takes ten seconds and more to say its first word):");
+    page.say("Its console, live (in an emulated machine its first word takes some seconds):");
     let started = Instant::now();
     let mut guest = Guest::boot(&words, folder, page)?;
     let took = started.elapsed();

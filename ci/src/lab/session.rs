@@ -188,7 +188,7 @@ impl Session {
             .wait()
             .map_or_else(|error| error.to_string(), |status| status.to_string());
         Err(anyhow!(
-            "the lab machine ended while {} (QEMU: {exit}); {}",
+            "the lab machine reset itself or was powered off while {} (QEMU: {exit}); {}",
             self.stage(),
             self.tail()
         ))
