@@ -12,6 +12,8 @@ fn figures_name_every_startup_phase() {
     let names: Vec<_> = phases.keys().map(String::as_str).collect();
     let expected = [
         "dma_map",
+        "dma_ready",
+        "dma_wait",
         "first_run",
         "load_kernel",
         "open_devices",
