@@ -21,8 +21,8 @@ pub struct DeviceInterrupt {
     pub kind: DeviceInterruptType,
     /// Vector number within the function; 0 for INTx.
     pub vector: u16,
-    /// Times it was taken since it was armed, over all CPUs. A pin shared with another device counts
-    /// that device's interrupts too.
+    /// Times it was taken since it was armed, over all CPUs. A pin counts since the host was started,
+    /// whoever used it, and the interrupts of other devices on it, too.
     pub count: u64,
 }
 

@@ -41,6 +41,8 @@ struct Intx {
     gsi: u32,
     trigger: EventFd,
     resample: EventFd,
+    /// What the host had counted for the pin by then. Unlike a vector's, that count outlives its user.
+    counted_before: u64,
 }
 
 /// MSI-X on the host.
@@ -147,7 +149,7 @@ impl Interrupts {
     /// Interrupts that the host has taken for the function since it was opened.
     pub(super) fn taken(&self) -> Vec<DeviceInterrupt> {
         let mut sum = self.counted.clone();
-        for interrupt in self.parts.host.interrupts() {
+        for interrupt in self.taken_now() {
             *sum.entry((interrupt.kind, interrupt.vector)).or_default() += interrupt.count;
         }
         sum.into_iter()
@@ -159,25 +161,35 @@ impl Interrupts {
             .collect()
     }
 
+    /// Interrupts that the host has taken since what is armed now was armed.
+    fn taken_now(&self) -> Vec<DeviceInterrupt> {
+        let mut taken = self.parts.host.interrupts();
+        if let Mode::Intx(line) = &self.mode {
+            for pin in taken.iter_mut().filter(|taken| is_pin(taken)) {
+                pin.count = pin.count.saturating_sub(line.counted_before);
+            }
+        }
+        taken
+    }
+
     /// Disarms everything on the host, then gives the GSIs back.
     pub(super) fn disable(&mut self) {
-        let mode = std::mem::replace(&mut self.mode, Mode::Off);
         // vfio-pci refuses to disable what it couldn't enable.
-        let (index, enabled) = match &mode {
+        let (index, enabled) = match &self.mode {
             Mode::Off => return,
             Mode::Intx(_) => (IrqIndex::Intx, true),
             Mode::Msi(_) => (IrqIndex::Msi, !self.armed().is_empty()),
             Mode::MsiX(msix) => (IrqIndex::MsiX, msix.reach > 0),
         };
         if enabled {
-            for interrupt in self.parts.host.interrupts() {
+            for interrupt in self.taken_now() {
                 let counted = self.counted.entry((interrupt.kind, interrupt.vector));
                 *counted.or_default() += interrupt.count;
             }
             let disabled = self.parts.host.set_irqs(index, IrqAction::Disable);
             self.parts.report(disabled, || format!("disable {index:?}"));
         }
-        if let Mode::Intx(line) = mode {
+        if let Mode::Intx(line) = std::mem::replace(&mut self.mode, Mode::Off) {
             let detached = self.parts.intx.detach(line.gsi, &line.trigger);
             let what = || format!("detach INTx from GSI {}", line.gsi);
             self.parts.report(detached, what);
@@ -406,6 +418,10 @@ impl Interrupts {
     }
 }
 
+fn is_pin(interrupt: &DeviceInterrupt) -> bool {
+    interrupt.kind == DeviceInterruptType::Intx
+}
+
 impl InterruptParts {
     /// Reports a failure with the device's address; whether there was none.
     fn report(&self, result: io::Result<()>, what: impl FnOnce() -> String) -> bool {
@@ -422,10 +438,11 @@ impl InterruptParts {
     /// Wires the line: the host signals `trigger` and masks the line; the guest's end of interrupt
     /// signals `resample`, by which the host unmasks it.
     fn open_intx(&self, gsi: u32) -> io::Result<Intx> {
-        let line = Intx {
+        let mut line = Intx {
             gsi,
             trigger: EventFd::new(EFD_NONBLOCK)?,
             resample: EventFd::new(EFD_NONBLOCK)?,
+            counted_before: 0,
         };
         self.intx.attach(gsi, &line.trigger, &line.resample)?;
         let trigger = IrqAction::Trigger {
@@ -433,6 +450,12 @@ impl InterruptParts {
             eventfds: &[Some(&line.trigger)],
         };
         let wired = self.host.set_irqs(IrqIndex::Intx, trigger).and_then(|()| {
+            // The pin has a row, and the device's name in it, only from here on.
+            let rows = self.host.interrupts();
+            line.counted_before = rows
+                .iter()
+                .find(|row| is_pin(row))
+                .map_or(0, |row| row.count);
             let unmask = IrqAction::UnmaskOn(&line.resample);
             let result = self.host.set_irqs(IrqIndex::Intx, unmask);
             if result.is_err() {

@@ -281,3 +281,21 @@ fn interrupts_of_a_disarmed_vector_stay_counted() {
     let counts: Vec<_> = taken.iter().map(|i| (i.vector, i.count)).collect();
     assert_eq!(counts, [(2, 6), (5, 3)]);
 }
+
+/// The row of a pin in the host's /proc/interrupts goes on from where its last user left it.
+#[test]
+fn interrupts_of_a_pin_are_counted_once_however_often_it_is_wired() {
+    let mut machine = Machine::new(&igb());
+    machine.host.state().pin_count = 100;
+    for _ in 0..3 {
+        machine.write(COMMAND, 2, MEMORY);
+        machine.host.state().pin_count += 5;
+        machine.write(COMMAND, 2, MEMORY | INTERRUPT_DISABLE);
+        machine.host.state().pin_count += 1000;
+    }
+    machine.write(COMMAND, 2, MEMORY);
+    machine.host.state().pin_count += 2;
+    let taken = machine.device.interrupts();
+    assert_eq!(taken.len(), 1);
+    assert_eq!(taken[0].count, 17);
+}

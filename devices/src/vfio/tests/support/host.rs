@@ -41,6 +41,8 @@ pub(in crate::vfio::tests) struct HostState {
     pub(in crate::vfio::tests) mapped: BTreeSet<BarIndex>,
     /// SET_IRQS, config writes and BAR accesses fail from now on.
     pub(in crate::vfio::tests) broken: bool,
+    /// What the host has counted for the pin, whoever used it.
+    pub(in crate::vfio::tests) pin_count: u64,
     /// The most MSI vectors the host can give.
     pub(in crate::vfio::tests) msi_limit: Option<u32>,
 }
@@ -278,6 +280,15 @@ impl VfioHost for FakeHost {
 
     /// Each armed MSI-X vector has taken three interrupts.
     fn interrupts(&self) -> Vec<DeviceInterrupt> {
+        let state = self.state();
+        if let HostIrqs::Intx { .. } = state.irqs {
+            return vec![DeviceInterrupt {
+                kind: DeviceInterruptType::Intx,
+                vector: 0,
+                count: state.pin_count,
+            }];
+        }
+        drop(state);
         let taken = |vector| DeviceInterrupt {
             kind: DeviceInterruptType::Msix,
             vector,
