@@ -140,11 +140,6 @@ fn plan_mappings(bar: &mut BarPlan, region: &Region, trapped: &[&TrappedRange], 
         bar.trapped.push("the host can't map it");
         return;
     }
-    if region.size < page_size {
-        // A memslot is a page at least, and the guest may place something else in the rest of it.
-        bar.trapped.push("smaller than a page");
-        return;
-    }
     let holes: Vec<MappableArea> = trapped
         .iter()
         .filter_map(|range| whole_pages(range, page_size))
@@ -182,12 +177,21 @@ fn whole_pages(range: &TrappedRange, page_size: u64) -> Option<MappableArea> {
 }
 
 /// What the kernel lets map, ascending, whole pages, not overlapping, inside the region.
+///
+/// The exception is a region smaller than a page: the kernel says that it can be mapped only if it has
+/// the page to itself, so the page shows nobody else's registers (`vfio_pci_probe_mmaps`).
 fn areas(region: &Region, page_size: u64) -> Vec<MappableArea> {
     let whole = MappableArea {
         offset: 0,
-        size: region.size & !(page_size - 1),
+        size: if region.size < page_size {
+            page_size
+        } else {
+            region.size & !(page_size - 1)
+        },
     };
-    let mut areas = region.sparse.clone().unwrap_or_else(|| vec![whole]);
+    let Some(mut areas) = region.sparse.clone() else {
+        return vec![whole];
+    };
     areas.retain(|area| {
         let end = area.offset.checked_add(area.size);
         area.size > 0

@@ -5,7 +5,7 @@ use super::buses::{Buses, Space};
 use super::preparation::DmaReadiness;
 use crate::memory::MemoryMap;
 use arch::platform::PlatformDescription;
-use arch::x86_64::layout;
+use arch::x86_64::layout::{self, PAGE_SIZE};
 use devices::bus::{BusConflict, BusDevice};
 use devices::memory::{MemoryRegion, RegionKind};
 use devices::pci::{
@@ -51,6 +51,9 @@ impl Windows {
     }
 }
 
+/// The BARs that the guest can reach now.
+type DecodedBars = BTreeMap<(GuestBdf, BarIndex), Decoded>;
+
 /// A BAR that the guest can reach now.
 struct Decoded {
     base: u64,
@@ -69,7 +72,7 @@ pub(super) struct PciHost {
     /// Taken for the whole of a config write and of what follows from it, so that two vCPUs' writes
     /// take effect in one order. No device calls back while it is held, so nothing can wait for it
     /// in turn.
-    decoded: Mutex<BTreeMap<(GuestBdf, BarIndex), Decoded>>,
+    decoded: Mutex<DecodedBars>,
 }
 
 impl PciHost {
@@ -150,7 +153,7 @@ impl PciHost {
 
     fn apply(
         &self,
-        decoded: &mut BTreeMap<(GuestBdf, BarIndex), Decoded>,
+        decoded: &mut DecodedBars,
         guest: GuestBdf,
         function: &Arc<dyn PciFunction>,
         steps: &[ConfigStep],
@@ -161,13 +164,13 @@ impl PciHost {
                 ConfigStep::MapBar { bar, base } => {
                     let layout = function.bars().iter().find(|layout| layout.index == bar);
                     let Some(layout) = layout else { continue };
-                    if let Some(done) = self.map_bar(function, layout, base) {
+                    if let Some(done) = self.map_bar(decoded, function, layout, base) {
                         decoded.insert((guest, bar), done);
                     }
                 }
                 ConfigStep::UnmapBar { bar, .. } => {
                     if let Some(present) = decoded.remove(&(guest, bar)) {
-                        self.unmap_bar(&present);
+                        self.unmap_bar(present);
                     }
                 }
             }
@@ -177,6 +180,7 @@ impl PciHost {
     /// `None` when the BAR stays out of reach, which is no error: a guest may park a BAR anywhere.
     fn map_bar(
         &self,
+        decoded: &mut DecodedBars,
         function: &Arc<dyn PciFunction>,
         layout: &BarLayout,
         base: u64,
@@ -199,8 +203,10 @@ impl PciHost {
             log::warn!("{name} {bar} is left unmapped: {error}");
             return None;
         }
+        let mapped = layout.size >= PAGE_SIZE || self.has_page_alone(decoded, base);
+        let segments = layout.segments.iter().filter(|_| mapped);
         let mut regions = Vec::with_capacity(layout.segments.len());
-        for segment in &layout.segments {
+        for segment in segments {
             let guest_address = base + segment.offset;
             let added = self.memory.add(MemoryRegion {
                 guest_address,
@@ -221,13 +227,35 @@ impl PciHost {
         })
     }
 
-    fn unmap_bar(&self, present: &Decoded) {
-        for address in &present.regions {
-            if let Err(error) = self.memory.remove(*address) {
+    /// Whether the BAR at `base`, smaller than a page, has its page to itself, so that the whole page
+    /// can be mapped for it.
+    ///
+    /// BARs that share a page trap, all of them: the page of one would hide the others. One that was
+    /// mapped before another came is unmapped here.
+    fn has_page_alone(&self, decoded: &mut DecodedBars, base: u64) -> bool {
+        let page = |address: u64| address & !(PAGE_SIZE - 1);
+        let mut alone = base == page(base);
+        let sharing = decoded
+            .values_mut()
+            .filter(|other| other.space == Space::Memory && page(other.base) == page(base));
+        for other in sharing {
+            alone = false;
+            self.unmap_regions(std::mem::take(&mut other.regions));
+        }
+        alone
+    }
+
+    fn unmap_bar(&self, present: Decoded) {
+        self.unmap_regions(present.regions);
+        self.buses.bus(present.space).remove(present.base);
+    }
+
+    fn unmap_regions(&self, regions: Vec<u64>) {
+        for address in regions {
+            if let Err(error) = self.memory.remove(address) {
                 log::error!("{error}");
             }
         }
-        self.buses.bus(present.space).remove(present.base);
     }
 }
 

@@ -40,7 +40,7 @@ pub(in crate::vfio::tests) fn spec() -> PassthroughSpec {
     }
 }
 
-fn bar(index: u32, size: u64, mappable: bool) -> Region {
+pub(in crate::vfio::tests) fn bar(index: u32, size: u64, mappable: bool) -> Region {
     let mut region = Region::new(index, size);
     region.flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
     if mappable {
