@@ -128,6 +128,15 @@ pub struct DeviceReport {
     pub interrupts: BTreeMap<&'static str, BTreeMap<u16, u64>>,
 }
 
+/// What the machine takes up in KVM.
+#[derive(Debug, Serialize)]
+pub struct KvmReport {
+    /// Parts of guest memory: RAM and mapped parts of BARs.
+    pub memslots: usize,
+    /// GSIs of message-signalled interrupts.
+    pub gsis: usize,
+}
+
 /// What memory costs.
 #[derive(Debug, Serialize)]
 pub struct MemoryReport {
@@ -150,6 +159,8 @@ pub struct Report {
     pub vcpus: Vec<VcpuReport>,
     /// Assigned devices.
     pub devices: Vec<DeviceReport>,
+    /// What KVM knows of.
+    pub kvm: KvmReport,
     /// Memory.
     pub memory: MemoryReport,
 }

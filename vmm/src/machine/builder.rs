@@ -18,6 +18,7 @@ use arch::x86_64::cpuid::{CpuIdentity, KVM_APIC_BUS_HZ, phys_bits};
 use arch::x86_64::regs::EntryPoint;
 use arch::x86_64::reset_vector::reset_vector;
 use arch::x86_64::{acpi, layout};
+use devices::memory::MemoryListener;
 use devices::pci::{PciFunction, PciSegment};
 use kvm_bindings::kvm_cpuid_entry2;
 use std::sync::{Arc, OnceLock};
@@ -43,6 +44,8 @@ pub struct Machine {
     platform: PlatformDescription,
     images: Images,
     irqchip: IrqchipState,
+    pub(super) routing: GsiRouting,
+    pub(super) slots: Arc<MemorySlots>,
     vm: Arc<Vm>,
 }
 
@@ -69,7 +72,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`MachineError`]; nothing on the host stays changed.
-    pub fn build(spec: MachineSpec, stopwatch: Stopwatch) -> Result<Self, MachineError> {
+    pub fn build(spec: MachineSpec, mut stopwatch: Stopwatch) -> Result<Self, MachineError> {
         let images = Images::open(&spec)?;
         let hypervisor = Hypervisor::open()?;
         let supported = hypervisor.supported_cpuid()?;
@@ -84,8 +87,7 @@ impl Machine {
         let mailbox = Arc::new(Mailbox::new().map_err(process("eventfd"))?);
         let buses = Arc::new(Buses::default());
         let console = platform::attach(&buses, &routing, &mailbox, &spec.serial)?;
-        let (ram, memory) = guest_memory(&platform, &vm)?;
-        let mut stopwatch = stopwatch;
+        let (ram, memory, slots) = guest_memory(&platform, &vm)?;
         let mut preparation = (!spec.devices.is_empty())
             .then(|| Preparation::start(ram.regions(), &memory, &mailbox))
             .transpose()?;
@@ -106,10 +108,9 @@ impl Machine {
         let pci = Arc::new(pci);
         pci.attach(&buses)?;
         let vcpus = vcpus(&hypervisor, &vm, &spec, &supported)?;
-        let counters = vcpus.iter().map(|_| Arc::default()).collect();
         let mut machine = Self {
+            counters: vcpus.iter().map(|_| Arc::default()).collect(),
             vcpus,
-            counters,
             context: Arc::new(VcpuContext {
                 buses,
                 mailbox,
@@ -126,6 +127,8 @@ impl Machine {
             platform,
             images,
             irqchip,
+            routing,
+            slots,
             vm,
         };
         machine.first_boot()?;
@@ -264,18 +267,19 @@ fn describe(
     })
 }
 
-/// Guest RAM, and the memory map that KVM follows.
+/// Guest RAM, the memory map that KVM follows, and what KVM has of it.
 fn guest_memory(
     platform: &PlatformDescription,
     vm: &Arc<Vm>,
-) -> Result<(GuestRam, Arc<MemoryMap>), MachineError> {
+) -> Result<(GuestRam, Arc<MemoryMap>, Arc<MemorySlots>), MachineError> {
     let ram = GuestRam::new(&platform.ram)?;
     let memory = Arc::new(MemoryMap::new());
     for region in ram.regions() {
         memory.add(region.clone())?;
     }
-    memory.add_listener(Arc::new(MemorySlots::new(Arc::clone(vm))))?;
-    Ok((ram, memory))
+    let slots = Arc::new(MemorySlots::new(Arc::clone(vm)));
+    memory.add_listener(Arc::clone(&slots) as Arc<dyn MemoryListener>)?;
+    Ok((ram, memory, slots))
 }
 
 fn open_devices(

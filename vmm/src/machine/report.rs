@@ -3,7 +3,7 @@
 use super::builder::Machine;
 use crate::spec::StatsSpec;
 use crate::stats::{
-    DeviceReport, MemoryReport, Report, micros, peak_rss_without_guest_ram, vcpu_reports,
+    DeviceReport, KvmReport, MemoryReport, Report, micros, peak_rss_without_guest_ram, vcpu_reports,
 };
 use devices::host::{DeviceInterrupt, DeviceInterruptType};
 use std::collections::BTreeMap;
@@ -67,6 +67,10 @@ fn gather(machine: &Machine) -> Report {
                 interrupts: by_kind(&assigned.device.interrupts()),
             })
             .collect(),
+        kvm: KvmReport {
+            memslots: machine.slots.len(),
+            gsis: machine.routing.reserved(),
+        },
         memory: MemoryReport {
             guest_ram: machine.spec.memory.bytes(),
             peak_rss_without_guest_ram: peak_rss_without_guest_ram(),
