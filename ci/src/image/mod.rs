@@ -52,7 +52,16 @@ const GUEST_MODULES: &[ModuleList<'_>] = &[
         "modules.wired",
         &["igb", "igbvf", "e1000", "e1000e", "8139cp", "8139too"],
     ),
-    ("modules.pci", &["nvme", "xhci_pci", "uio_pci_generic"]),
+    (
+        "modules.pci",
+        &[
+            "nvme",
+            "xhci_pci",
+            "usb_storage",
+            "sd_mod",
+            "uio_pci_generic",
+        ],
+    ),
     (
         "modules.virtio",
         &[

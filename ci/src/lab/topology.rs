@@ -46,11 +46,18 @@ pub enum Part {
         /// Its size.
         mebibytes: u32,
     },
+    /// Memory that a device names as `memdev=ID`: shared, and taken from the host only where it is written.
+    Memory {
+        /// Its id.
+        id: &'static str,
+        /// Its size.
+        gibibytes: u32,
+    },
     /// Any other device.
     Device(&'static str),
 }
 
-use Part::{Device, Disk, Nic, RootPort};
+use Part::{Device, Disk, Memory, Nic, RootPort};
 
 const IOMMU_ON: &str = "intel_iommu=on iommu=pt";
 
@@ -104,6 +111,77 @@ const NIC_INVENTORY: &[&str] = &[
     "00:0b.0  edu, a small device with a DMA engine",
 ];
 
+/// One of everything that a guest may be given. All network cards are on one wire.
+const ZOO_PARTS: &[Part] = &[
+    RootPort {
+        id: "rp1",
+        slot: 0x10,
+    },
+    RootPort {
+        id: "rp2",
+        slot: 0x11,
+    },
+    RootPort {
+        id: "rp3",
+        slot: 0x12,
+    },
+    Nic {
+        device: "igb,bus=rp1,mac=52:54:00:00:01:00",
+        hub: 1,
+    },
+    Nic {
+        device: "igb,bus=rp2,mac=52:54:00:00:02:00",
+        hub: 1,
+    },
+    Disk {
+        device: "nvme,bus=rp3,serial=ferry",
+        mebibytes: 512,
+    },
+    Device("VGA,addr=0x02"),
+    Device("qemu-xhci,id=usb,addr=0x03"),
+    Disk {
+        device: "usb-storage,bus=usb.0",
+        mebibytes: 64,
+    },
+    Device("pci-testdev,membar=64M,addr=0x04"),
+    Memory {
+        id: "shared",
+        gibibytes: 16,
+    },
+    Device("ivshmem-plain,memdev=shared,addr=0x05"),
+    Device("edu,addr=0x0b,dma_mask=0xffffffffff"),
+    // Function 0 last: QEMU plugs a slot in when function 0 comes.
+    Nic {
+        device: "e1000e,addr=0x0c.0x1,mac=52:54:00:00:0c:01",
+        hub: 1,
+    },
+    Nic {
+        device: "e1000e,addr=0x0c.0x0,multifunction=on,mac=52:54:00:00:0c:00",
+        hub: 1,
+    },
+    Nic {
+        device: "e1000,addr=0x0d,mac=52:54:00:00:0d:00",
+        hub: 1,
+    },
+    Nic {
+        device: "rtl8139,addr=0x0e,mac=52:54:00:00:0e:00",
+        hub: 1,
+    },
+];
+
+const ZOO_INVENTORY: &[&str] = &[
+    "01:00.0  igb NIC with SR-IOV, for its VFs",
+    "02:00.0  igb NIC, the peer of all others on the one wire, for L1 itself",
+    "03:00.0  NVMe disk, 512 MiB",
+    "00:02.0  VGA with its ROM",
+    "00:03.0  xHCI with a USB disk, 64 MiB",
+    "00:04.0  pci-testdev, without reset and interrupt",
+    "00:05.0  ivshmem, 16 GiB of shared memory in a BAR",
+    "00:0b.0  edu, a small device with a DMA engine",
+    "00:0c.0  e1000e NIC, 00:0c.1 another: one device of two functions",
+    "00:0d.0  e1000 NIC, 00:0e.0 rtl8139 NIC: INTx only",
+];
+
 /// All topologies; the first is the default.
 pub const TOPOLOGIES: &[Topology] = &[
     Topology {
@@ -129,6 +207,14 @@ pub const TOPOLOGIES: &[Topology] = &[
         kernel: IOMMU_ON,
         parts: NIC_PARTS,
         inventory: NIC_INVENTORY,
+    },
+    Topology {
+        name: "zoo",
+        about: "one of everything: igb with VFs, NVMe, VGA, xHCI, ivshmem of 16 GiB, edu, e1000e pair, e1000, rtl8139",
+        iommu: "intremap=on,aw-bits=48",
+        kernel: IOMMU_ON,
+        parts: ZOO_PARTS,
+        inventory: ZOO_INVENTORY,
     },
 ];
 
@@ -174,6 +260,10 @@ impl Topology {
                     ));
                     args.extend(pair("-device", format!("{device},drive=disk{index}")));
                 }
+                Memory { id, gibibytes } => args.extend(pair(
+                    "-object",
+                    format!("memory-backend-memfd,id={id},size={gibibytes}G,share=on"),
+                )),
                 Device(device) => args.extend(pair("-device", (*device).to_owned())),
             }
         }
@@ -218,6 +308,10 @@ mod tests {
                 device: "nvme,serial=x",
                 mebibytes: 1,
             },
+            Memory {
+                id: "m",
+                gibibytes: 2,
+            },
             Device("edu"),
         ],
         inventory: &[],
@@ -233,6 +327,7 @@ mod tests {
              -netdev hubport,id=net1,hubid=7 -device igb,bus=rp1,netdev=net1 \
              -drive if=none,id=disk2,format=raw,cache=unsafe,discard=unmap,file=/disk-2 \
              -device nvme,serial=x,drive=disk2 \
+             -object memory-backend-memfd,id=m,size=2G,share=on \
              -device edu"
         );
         assert_eq!(SMALL.disks().collect::<Vec<_>>(), [(2, 1)]);
