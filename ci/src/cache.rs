@@ -125,7 +125,7 @@ fn locate(var: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
     match var("HOME").filter(|path| path.is_absolute()) {
         Some(home) => Ok(home.join(".cache/ferry")),
         None => bail!(
-            "no place for the cache: HOME is not set; set FERRY_CACHE to a folder for it (about 2 GB)"
+            "no place for the cache: HOME is not set; set FERRY_CACHE to a folder for it (1.4 GB)"
         ),
     }
 }

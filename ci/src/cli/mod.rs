@@ -24,7 +24,7 @@ const ABOUT: &str = "The chores of the Ferry project.\n\n\
     No special hardware and no root are needed, and nothing is installed on this machine.";
 
 const AFTER: &str = "Environment:\n  \
-    FERRY_CACHE           where fetched and built files go (default: ~/.cache/ferry, about 2 GB)\n  \
+    FERRY_CACHE           where fetched and built files go (default: ~/.cache/ferry, 1.4 GB)\n  \
     FERRY_LAB_ACCEL       tcg or kvm: how L1 is run (default: kvm only if this host nests guests)\n  \
     FERRY_LAB_QEMU_ARGS   further arguments for L1's QEMU, separated by spaces\n  \
     FERRY_DEBIAN_MIRROR   the Debian mirror (default: http://deb.debian.org/debian)";

@@ -210,7 +210,7 @@ fn require_tools() -> Result<()> {
         if found.is_err() {
             bail!(
                 "{tool} is missing: the lab is built from Debian packages and needs a Debian-like host \
-                 (Debian 12 or newer, Ubuntu 22.04 or newer)"
+                 (Debian 12 or newer, Ubuntu 24.04)"
             );
         }
     }
