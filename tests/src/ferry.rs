@@ -59,6 +59,14 @@ impl Run {
         run
     }
 
+    /// A guest of kernel 6.12 whose initramfs has programs for measuring.
+    #[must_use]
+    pub fn with_tools() -> Self {
+        let mut run = Self::new(Kernel::Elf);
+        run.options.clear();
+        run.option("--initramfs", site::tools())
+    }
+
     /// Number of vCPUs.
     #[must_use]
     pub fn cpus(self, count: u32) -> Self {

@@ -10,17 +10,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The host's address on the wire.
-const HOST: &str = "10.77.0.1";
-/// The guest's.
-const GUEST: &str = "10.77.0.2";
 /// How long a transfer may stand still.
 const STALL: Duration = Duration::from_secs(60);
 
-/// The host's end of the wire.
+/// The host's end of the wire, as one of the guest's network cards sees it.
 #[derive(Debug)]
 pub struct Peer {
     device: HostDevice,
+    /// The guest's interface.
+    interface: String,
+    /// The host's address.
+    host: String,
+    /// The guest's.
+    guest: String,
 }
 
 /// What a transfer both ways took.
@@ -41,26 +43,43 @@ pub struct Flood {
 }
 
 impl Peer {
-    /// Brings the host's card on the wire up.
+    /// Brings the host's card on the wire up, for the guest's only network card.
     ///
     /// # Panics
     /// When that can't be done.
     #[must_use]
     #[track_caller]
     pub fn up() -> Self {
+        Self::of("eth0", 0)
+    }
+
+    /// The same for a card that is the guest's `interface` and shares the wire with others: each has a
+    /// `subnet` of its own, so that what is sent through one does not come through another.
+    ///
+    /// # Panics
+    /// When that can't be done.
+    #[must_use]
+    #[track_caller]
+    pub fn of(interface: &str, subnet: u8) -> Self {
         let device = site::device("peer");
-        let interface = device.interface();
+        let own = device.interface();
+        let [host, guest] = [1, 2].map(|number| format!("10.77.{subnet}.{number}"));
         // "replace" for the address that an earlier test has left.
         command(&[
             "ip",
             "address",
             "replace",
-            &format!("{HOST}/24"),
+            &format!("{host}/24"),
             "dev",
-            &interface,
+            &own,
         ]);
-        command(&["ip", "link", "set", &interface, "up"]);
-        Self { device }
+        command(&["ip", "link", "set", &own, "up"]);
+        Self {
+            device,
+            interface: interface.to_owned(),
+            host,
+            guest,
+        }
     }
 
     /// Waits until the host's card has a link.
@@ -79,11 +98,13 @@ impl Peer {
     /// When there is no link.
     #[track_caller]
     pub fn set_up_guest(&self, guest: &mut Guest) {
+        let (interface, address) = (&self.interface, &self.guest);
         guest.ok(&format!(
-            "ip addr add {GUEST}/24 dev eth0 && ip link set eth0 up"
+            "ip addr add {address}/24 dev {interface} && ip link set {interface} up"
         ));
+        let carrier = format!("cat /sys/class/net/{interface}/carrier");
         until("a link on the guest's side of the wire", MOMENT, || {
-            (guest.run("cat /sys/class/net/eth0/carrier").text == "1\n").then_some(())
+            (guest.run(&carrier).text == "1\n").then_some(())
         });
         self.wait_for_carrier();
     }
@@ -93,7 +114,7 @@ impl Peer {
     #[track_caller]
     pub fn ping(&self, guest: &mut Guest, count: u32) -> String {
         guest
-            .run(&format!("ping -c {count} -i 0.2 -W 2 {HOST}"))
+            .run(&format!("ping -c {count} -i 0.2 -W 2 {}", self.host))
             .text
     }
 
@@ -105,6 +126,7 @@ impl Peer {
     #[track_caller]
     pub fn ping_from(&self, device: &HostDevice) {
         let interface = device.interface();
+        let (host, guest) = (&self.host, &self.guest);
         self.wait_for_carrier();
         // The namespace lasts as long as a process is in it. /sys shows the devices of the old one.
         let script = format!(
@@ -114,13 +136,13 @@ impl Peer {
             done
             inside() {{ nsenter --target $holder --net \"$@\"; }}
             use() {{
-                inside ip address add {GUEST}/24 dev {interface} &&
+                inside ip address add {guest}/24 dev {interface} &&
                 inside ip link set {interface} up || return
                 for try in $(seq 300); do
                     inside ip link show {interface} | grep -q LOWER_UP && break
                     sleep 0.1
                 done
-                inside ping -c 5 -i 0.2 -W 2 {HOST}
+                inside ping -c 5 -i 0.2 -W 2 {host}
             }}
             ip link set {interface} netns $holder && use
             status=$?
@@ -140,10 +162,11 @@ impl Peer {
     /// When a byte is wrong or the transfer stands still.
     #[track_caller]
     pub fn exchange(&self, guest: &mut Guest, size: usize) -> Exchange {
-        let (there, back) = (listen(), listen());
+        let host = &self.host;
+        let (there, back) = (listen(host), listen(host));
         let data = noise(size);
         guest.begin(&format!(
-            "nc {HOST} {} > /tmp/data && nc {HOST} {} < /tmp/data; crc32 < /tmp/data",
+            "nc {host} {} > /tmp/data && nc {host} {} < /tmp/data; crc32 < /tmp/data",
             port(&there),
             port(&back)
         ));
@@ -182,8 +205,9 @@ impl Peer {
     #[must_use]
     #[track_caller]
     pub fn flood(&self, guest: &mut Guest) -> Flood {
-        let listener = listen();
-        guest.ok(&format!("nc {HOST} {} > /dev/null &", port(&listener)));
+        let host = &self.host;
+        let listener = listen(host);
+        guest.ok(&format!("nc {host} {} > /dev/null &", port(&listener)));
         let mut stream = accept(&listener);
         let data = noise(1 << 20);
         // More than all buffers in between hold, so the guest has taken some of it.
@@ -241,12 +265,12 @@ fn command(words: &[&str]) {
 }
 
 #[track_caller]
-fn listen() -> TcpListener {
-    let listener = TcpListener::bind((HOST, 0))
+fn listen(host: &str) -> TcpListener {
+    let listener = TcpListener::bind((host, 0))
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
     match listener {
         Ok(listener) => listener,
-        Err(error) => panic!("{HOST} can't be listened on: {error}"),
+        Err(error) => panic!("{host} can't be listened on: {error}"),
     }
 }
 

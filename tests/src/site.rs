@@ -5,6 +5,7 @@
 //! | `FERRY_BIN` | the program under test; else `ferry` on the path |
 //! | `FERRY_KERNEL`, `FERRY_INITRAMFS` | bzImage of kernel 6.12 and its initramfs |
 //! | `FERRY_KERNEL_6_1`, `FERRY_INITRAMFS_6_1` | the same of kernel 6.1 |
+//! | `FERRY_INITRAMFS_TOOLS` | the initramfs of 6.12 with programs for measuring |
 //! | `FERRY_VMLINUX` | ELF file of kernel 6.12 |
 //! | `FERRY_DEVICES` | a file with a line `ROLE ADDRESS` for each device; else the lab's are taken |
 
@@ -13,7 +14,8 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 
-/// The devices of the lab's topologies, which all have the same.
+/// The devices of the lab's topologies. What two of them have is at the same place in both; the second half is only in
+/// the one with one of everything.
 const LAB_DEVICES: &str = "\
 nic 0000:01:00.0
 peer 0000:02:00.0
@@ -21,6 +23,14 @@ disk 0000:03:00.0
 conventional 0000:05:01.0
 conventional 0000:05:02.0
 edu 0000:00:0b.0
+vga 0000:00:02.0
+usb 0000:00:03.0
+testdev 0000:00:04.0
+shared 0000:00:05.0
+pair 0000:00:0c.0
+pair 0000:00:0c.1
+e1000 0000:00:0d.0
+rtl8139 0000:00:0e.0
 ";
 
 /// A kernel to boot.
@@ -53,6 +63,12 @@ impl Kernel {
             Self::Older => "FERRY_INITRAMFS_6_1",
         })
     }
+}
+
+/// The initramfs of kernel 6.12 with programs for measuring.
+#[must_use]
+pub fn tools() -> PathBuf {
+    named("FERRY_INITRAMFS_TOOLS")
 }
 
 fn named(variable: &str) -> PathBuf {

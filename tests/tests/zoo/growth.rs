@@ -1,0 +1,114 @@
+//! A guest may do it as often as it likes: Ferry holds no more of the host afterwards.
+
+use crate::census::{Census, assert_no_growth};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use tests::site::{self, Kernel};
+use tests::{Guest, Run, figure};
+
+/// How often a driver is taken from its device and given back.
+const REBINDS: u32 = 50;
+/// The most that may take.
+const REBINDING: Duration = Duration::from_secs(90);
+/// How often the guest reboots.
+const REBOOTS: u32 = 20;
+
+/// Takes the guest's driver from a function and gives it back, many times; counts before and after.
+fn rebind(what: &str, guest: &mut Guest, driver: &str, address: &str) -> [Census; 2] {
+    let once =
+        format!("cd /sys/bus/pci/drivers/{driver}; echo {address} > unbind; echo {address} > bind");
+    // The first time is not counted: the allocator has seen nothing like it yet.
+    guest.ok(&once);
+    let before = Census::of(guest);
+    let started = Instant::now();
+    guest.begin(&format!(
+        "for i in $(seq {REBINDS}); do {once} || exit 1; done"
+    ));
+    let output = guest.end(REBINDING);
+    assert_eq!(output.status, 0, "{output:?}");
+    let after = Census::of(guest);
+    figure(&format!(
+        "{what}, {REBINDS} times off its driver and on in {} s: {before:?}, then {after:?}",
+        started.elapsed().as_secs()
+    ));
+    [before, after]
+}
+
+/// Held by a guest that has the pair of e1000e.
+pub(crate) static PAIR: Mutex<()> = Mutex::new(());
+
+static REBOOTED: LazyLock<[Census; 2]> = LazyLock::new(|| {
+    let _pair = PAIR.lock().unwrap_or_else(PoisonError::into_inner);
+    let pair = site::devices("pair");
+    let [first, second] = [0, 1].map(|index: usize| pair[index].assign());
+    let mut guest = Run::new(Kernel::Elf)
+        .memory("256M")
+        .modules("e1000e")
+        // Function 0 by its line, function 1 by MSI-X.
+        .cmdline("e1000e.IntMode=0,2")
+        .device(&first, ",addr=1.0")
+        .device(&second, ",addr=1.1")
+        .boot();
+    let boot = |guest: &mut Guest| {
+        guest.begin("reboot -f");
+        guest.wait_for_shell();
+        // Interrupts of both, which the next reboot cuts off.
+        guest.ok("ip link set eth0 up; ip link set eth1 up");
+    };
+    boot(&mut guest);
+    let before = Census::of(&guest);
+    let started = Instant::now();
+    for _ in 0..REBOOTS {
+        boot(&mut guest);
+    }
+    let after = Census::of(&guest);
+    assert_eq!(
+        guest.figures().number("/boots"),
+        u64::from(REBOOTS) + 2,
+        "{}",
+        guest.ferry().state()
+    );
+    guest.stop();
+    figure(&format!(
+        "{REBOOTS} reboots in {} s: {before:?}, then {after:?}",
+        started.elapsed().as_secs()
+    ));
+    [before, after]
+});
+
+/// Starts what takes longest, for another guest with other devices to run beside it.
+pub(crate) fn reboot_in_the_background() {
+    thread::spawn(|| LazyLock::force(&REBOOTED));
+}
+
+#[test]
+fn reboots_leave_nothing_behind() {
+    let [before, after] = &*REBOOTED;
+    assert_no_growth(before, after);
+}
+
+/// On INTx, on MSI-X.
+static REBOUND: LazyLock<[[Census; 2]; 2]> = LazyLock::new(|| {
+    let _pair = PAIR.lock().unwrap_or_else(PoisonError::into_inner);
+    let [e1000, e1000e] = ["e1000", "pair"].map(|role| site::device(role).assign());
+    let mut guest = Run::new(Kernel::Elf)
+        .memory("256M")
+        .modules("e1000,e1000e")
+        .device(&e1000, ",addr=1")
+        .device(&e1000e, ",addr=2")
+        .boot();
+    let rebound = [
+        rebind("e1000 (INTx)", &mut guest, "e1000", "0000:00:01.0"),
+        rebind("e1000e (MSI-X)", &mut guest, "e1000e", "0000:00:02.0"),
+    ];
+    guest.stop();
+    rebound
+});
+
+#[test]
+fn rebinding_drivers_leaves_nothing_behind() {
+    for [before, after] in &*REBOUND {
+        assert_no_growth(before, after);
+    }
+}
