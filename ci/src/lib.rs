@@ -10,7 +10,7 @@
 //! - [`workspace`]: where the repository and the target folder are.
 //! - [`cache`]: the cache folder, its lock, and results that appear whole or not at all.
 //! - [`debian`]: Debian packages without root; [`program`]: running what they hold.
-//! - [`provision`] and [`site`]: what is fetched and built, and all of it together.
+//! - [`provision`] and [`site`]: what is fetched and built, and all of it together; `emulator`: QEMU's defect corrected.
 //! - [`image`]: initramfs images and kernels.
 //! - [`lab`]: topologies and the machine itself. Start with [`lab::Machine::builder`].
 //! - [`lint`]: the house rules; [`suite`]: running tests and counting them.
@@ -23,6 +23,7 @@ pub mod cache;
 pub mod cli;
 pub mod debian;
 pub mod demo;
+mod emulator;
 pub mod ferry_process;
 pub mod image;
 pub mod lab;

@@ -165,10 +165,7 @@ impl MachineBuilder {
             shares: &job.shares,
             interactive,
         };
-        let mut command = site
-            .provision
-            .tree
-            .tied_command("usr/bin/qemu-system-x86_64");
+        let mut command = site.provision.tree.tied_command(super::QEMU);
         command.args(layout.args()?).args(extra_arguments()).env(
             "QEMU_MODULE_DIR",
             site.provision.tree.path("usr/lib/x86_64-linux-gnu/qemu"),

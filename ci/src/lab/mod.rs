@@ -25,3 +25,6 @@ pub use accel::Accel;
 pub use machine::{Logs, Machine, MachineBuilder, Outcome};
 pub use session::Expired;
 pub use topology::{Part, TOPOLOGIES, Topology, topology};
+
+/// The emulator, in the Debian tree.
+pub(crate) const QEMU: &str = "usr/bin/qemu-system-x86_64";
