@@ -1,6 +1,7 @@
 //! What a user wants, proven valid: below here there is no text to parse and no second check.
 
 use devices::pci::{GuestBdf, HostSbdf};
+use devices::vfio::RomChoice;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -83,6 +84,8 @@ pub struct DeviceSpec {
     pub id: String,
     /// Address on the guest's bus.
     pub guest: GuestBdf,
+    /// Its expansion ROM.
+    pub rom: RomChoice,
 }
 
 /// A device as a user asks for it; what is absent is chosen.
@@ -94,6 +97,8 @@ pub struct DeviceRequest {
     pub id: Option<String>,
     /// Address on the guest's bus; the first free slot if absent.
     pub guest: Option<GuestBdf>,
+    /// Its expansion ROM.
+    pub rom: RomChoice,
 }
 
 /// Where the guest's serial console goes.
@@ -187,7 +192,12 @@ pub fn place(requests: &[DeviceRequest]) -> Result<Vec<DeviceSpec>, PlacementErr
         if placed.iter().any(|other| other.id == id) {
             return Err(PlacementError::SameId(id));
         }
-        placed.push(DeviceSpec { host, id, guest });
+        placed.push(DeviceSpec {
+            host,
+            id,
+            guest,
+            rom: request.rom.clone(),
+        });
     }
     for (guest, host) in &taken {
         let zero = GuestBdf::new(guest.device(), 0);
@@ -218,6 +228,7 @@ mod tests {
             host: host.parse().unwrap(),
             id: None,
             guest: guest.map(|(slot, function)| GuestBdf::new(slot, function).unwrap()),
+            rom: RomChoice::default(),
         }
     }
 

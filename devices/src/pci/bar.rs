@@ -44,10 +44,10 @@ const MEMORY_32_SIZES: std::ops::RangeInclusive<u64> = 16..=1 << 31;
 const MEMORY_64_SIZES: std::ops::RangeInclusive<u64> = 16..=1 << 63;
 const ROM_SIZES: std::ops::RangeInclusive<u64> = 0x800..=0x100_0000;
 
-/// Number of BAR registers, as an array length.
-const COUNT: usize = BarIndex::COUNT as usize;
 /// Index of the expansion ROM register, behind the BARs.
-const ROM: usize = COUNT;
+const ROM: usize = BarIndex::COUNT as usize;
+/// Number of registers.
+const COUNT: usize = ROM + 1;
 
 /// One register: what the guest wrote, and which bits of it are real.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,7 +74,7 @@ impl Register {
 /// window is for the caller to say.
 #[derive(Clone, Debug)]
 pub struct BarSet {
-    registers: [Register; COUNT + 1],
+    registers: [Register; COUNT],
     kinds: [Option<BarKind>; COUNT],
 }
 
@@ -93,12 +93,16 @@ impl BarSet {
     /// [`BarError`] when a size or the choice of registers is impossible.
     pub fn new(layouts: &[BarLayout]) -> Result<Self, BarError> {
         let mut set = Self {
-            registers: [Register::default(); COUNT + 1],
+            registers: [Register::default(); COUNT],
             kinds: [None; COUNT],
         };
-        let mut taken = [false; COUNT];
+        let mut taken = [false; ROM];
         for layout in layouts {
             let (bar, size) = (layout.index, layout.size);
+            if bar == BarIndex::ROM {
+                set.implement_rom(size)?;
+                continue;
+            }
             let (sizes, registers) = match layout.kind {
                 BarKind::Io => (IO_SIZES, 1),
                 BarKind::Memory32 { .. } => (MEMORY_32_SIZES, 1),
@@ -149,21 +153,20 @@ impl BarSet {
         }
     }
 
-    /// Adds an expansion ROM of `size` bytes, at address 0 and disabled.
-    ///
-    /// # Errors
-    /// [`BarError::Rom`] when no register can describe that size.
-    pub fn with_rom(mut self, size: u64) -> Result<Self, BarError> {
+    fn implement_rom(&mut self, size: u64) -> Result<(), BarError> {
         if !size.is_power_of_two() || !ROM_SIZES.contains(&size) {
             return Err(BarError::Rom(size));
         }
         let (low, _) = halves(!(size - 1));
+        self.kinds[ROM] = Some(BarKind::Memory32 {
+            prefetchable: false,
+        });
         self.registers[ROM] = Register {
             address: 0,
             writable: low | ROM_ENABLE,
             flags: 0,
         };
-        Ok(self)
+        Ok(())
     }
 
     /// The register at `offset` and the byte in it.
@@ -211,7 +214,10 @@ impl BarSet {
     #[must_use]
     pub fn base(&self, bar: BarIndex) -> u64 {
         let first = usize::from(bar.get());
-        let low = u64::from(self.registers[first].address);
+        let mut low = u64::from(self.registers[first].address);
+        if bar == BarIndex::ROM {
+            low &= !u64::from(ROM_ENABLE);
+        }
         match self.kinds[first] {
             Some(BarKind::Memory64 { .. }) => {
                 low | u64::from(self.registers[first + 1].address) << 32
@@ -228,7 +234,7 @@ impl BarSet {
     }
 
     /// Sets the address that `bar` holds. Bits below the BAR's size and beyond the register's width
-    /// are dropped, as in a guest's write.
+    /// are dropped, as in a guest's write. An expansion ROM is disabled.
     pub fn assign(&mut self, bar: BarIndex, base: u64) {
         let first = usize::from(bar.get());
         let (low, high) = halves(base);
@@ -237,24 +243,19 @@ impl BarSet {
                 self.registers[first].set(low);
                 self.registers[first + 1].set(high);
             }
+            Some(_) if bar == BarIndex::ROM => self.registers[first].set(low & !ROM_ENABLE),
             Some(_) => self.registers[first].set(low),
             None => {}
         }
     }
 
-    /// The address that the expansion ROM register holds, and whether its enable bit is set; `None`
-    /// without a ROM.
-    #[must_use]
-    pub fn rom(&self) -> Option<(u64, bool)> {
-        let rom = self.registers[ROM];
-        let enabled = rom.address & ROM_ENABLE != 0;
-        (rom.writable != 0).then(|| (u64::from(rom.address & !ROM_ENABLE), enabled))
-    }
-
-    /// The BARs that decode under `command`, with their addresses, in register order.
+    /// What decodes under `command`, with its address, in register order. The expansion ROM needs its
+    /// own enable bit, too.
     pub fn decoded(&self, command: Command) -> impl Iterator<Item = (BarIndex, u64)> {
+        let rom = self.registers[ROM].address & ROM_ENABLE != 0;
         (0..BarIndex::COUNT)
             .filter_map(BarIndex::new)
+            .chain(rom.then_some(BarIndex::ROM))
             .filter(move |bar| match self.kind(*bar) {
                 Some(BarKind::Io) => command.contains(Command::IO_SPACE),
                 Some(_) => command.contains(Command::MEMORY_SPACE),

@@ -25,21 +25,23 @@ impl ConfigOffset {
     }
 }
 
-/// One of the six Base Address Registers of a type 0 header.
+/// One of the six Base Address Registers of a type 0 header, or the expansion ROM's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BarIndex(u8);
 
 impl BarIndex {
-    /// How many there are in a type 0 header.
+    /// How many BARs there are in a type 0 header, the expansion ROM's register not among them.
     pub const COUNT: u8 = 6;
+    /// The expansion ROM, whose register works as a BAR's but for an enable bit of its own.
+    pub const ROM: Self = Self(Self::COUNT);
 
-    /// `None` above 5.
+    /// `None` above 5: no capability's BIR can mean the expansion ROM.
     #[must_use]
     pub fn new(index: u8) -> Option<Self> {
         (index < Self::COUNT).then_some(Self(index))
     }
 
-    /// The register's number, 0 to 5. A 64-bit BAR has the number of its lower half.
+    /// The register's number, 0 to 5; 6 for the expansion ROM. A 64-bit BAR has the number of its lower half.
     #[must_use]
     pub fn get(self) -> u8 {
         self.0
@@ -48,7 +50,10 @@ impl BarIndex {
 
 impl fmt::Display for BarIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BAR {}", self.0)
+        match *self {
+            Self::ROM => f.write_str("expansion ROM"),
+            Self(index) => write!(f, "BAR {index}"),
+        }
     }
 }
 
@@ -162,7 +167,8 @@ pub trait PciFunction: Send + Sync {
     /// The BARs, fixed for the function's life.
     fn bars(&self) -> &[BarLayout];
 
-    /// Sets the address that a BAR register holds, as firmware would. Decoding is off then.
+    /// Sets the address that a BAR register holds, as firmware would. Decoding is off then, the
+    /// expansion ROM's included.
     fn assign_bar(&self, bar: BarIndex, base: u64);
 
     /// Reads from a trapped part of a BAR. Unimplemented offsets read as ones.

@@ -27,7 +27,7 @@ pub(super) enum Behaviour {
     Fixed(u32),
     /// The guest's own notes, zero after reset.
     Stored,
-    /// The virtual BAR registers.
+    /// The virtual BAR registers, the expansion ROM's among them.
     Bars,
     /// The virtual MSI capability.
     Msi,
@@ -97,6 +97,8 @@ pub(super) struct ConfigWishes {
     pub(super) multifunction: bool,
     /// INTx is wired.
     pub(super) intx: bool,
+    /// There is an expansion ROM.
+    pub(super) rom: bool,
 }
 
 /// Extended capabilities that a guest must not use: they change the device's BARs or the functions
@@ -194,8 +196,17 @@ impl ConfigPlan {
             layout.0,
             "the guest's slot has functions of its own",
         );
-        let rom = ConfigPatch::dword(header::EXPANSION_ROM, u32::MAX, 0);
-        self.fix(&[rom], "the expansion ROM is hidden");
+        if wishes.rom {
+            self.rows.push(ConfigRow {
+                offset: header::EXPANSION_ROM,
+                mask: u32::MAX,
+                behaviour: Behaviour::Bars,
+                reason: "BARs have guest addresses",
+            });
+        } else {
+            let rom = ConfigPatch::dword(header::EXPANSION_ROM, u32::MAX, 0);
+            self.fix(&[rom], "the expansion ROM is hidden");
+        }
         self.rows.push(ConfigRow {
             offset: header::INTERRUPT_LINE,
             mask: 0xff,

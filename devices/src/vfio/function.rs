@@ -6,6 +6,7 @@ use super::host::{IrqIndex, KernelHost, VfioHost};
 use super::irq::{InterruptParts, Interrupts, Wishes};
 use super::plan::PassthroughPlan;
 use super::probe::{OpenedDevice, VfioError};
+use super::rom::Rom;
 use super::state::{ConfigState, starts_bus_mastering};
 use super::sys::IrqAction;
 use crate::host::DeviceInterrupt;
@@ -30,6 +31,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub struct VfioPciDevice {
     state: Mutex<State>,
     bars: Vec<BarLayout>,
+    rom: Option<Rom>,
     plan: PassthroughPlan,
     failures: Arc<Failures>,
     host: Arc<dyn VfioHost>,
@@ -77,7 +79,7 @@ impl VfioPciDevice {
                 opened: opened.sbdf(),
             });
         }
-        let host = KernelHost::new(opened, plan.config.file_offset, plan.bar_offsets());
+        let host = KernelHost::new(opened, plan.config.file_offset, plan.file_offsets());
         Self::on_host(Arc::new(host), plan, msi, intx)
     }
 
@@ -93,6 +95,7 @@ impl VfioPciDevice {
             .bars
             .iter()
             .map(|bar| lay_out(host.as_ref(), sbdf, bar))
+            .chain(plan.rom.iter().map(|rom| Ok(rom.layout())))
             .collect::<Result<Vec<_>, _>>()?;
         let config = ConfigState::new(&plan.config, &bars)
             .map_err(|source| VfioError::Bars { sbdf, source })?;
@@ -113,6 +116,7 @@ impl VfioPciDevice {
         Ok(Arc::new(Self {
             state: Mutex::new(State { config, interrupts }),
             bars,
+            rom: plan.rom.clone().map(Rom::new),
             plan,
             failures,
             host,
@@ -344,13 +348,19 @@ impl PciFunction for VfioPciDevice {
     fn bar_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
         let place = self.structure(bar, offset);
         let Some(place) = place else {
-            let read = self.host.bar_read(bar, offset, data);
+            let read = match &self.rom {
+                Some(rom) if bar == BarIndex::ROM => rom.read(self.host.as_ref(), offset, data),
+                _ => self.host.bar_read(bar, offset, data),
+            };
             if !self.report(read, "read", format_args!("{bar} at {offset:#x}")) {
                 data.fill(0xff);
             }
             return;
         };
         let state = self.lock();
+        if bar == BarIndex::ROM {
+            return;
+        }
         let pending = |vector: u16| state.interrupts.pending(u32::from(vector));
         match (place, &state.config.msix) {
             (Structure::Table(at), Some(table)) => table.read(at, data),

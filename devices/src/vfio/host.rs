@@ -6,6 +6,7 @@ use super::sys::{self, IrqAction};
 use crate::host::{DeviceInterrupt, HostRoot};
 use crate::mapping::{Access, HostMapping};
 use crate::pci::BarIndex;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -56,27 +57,27 @@ pub(super) struct KernelHost {
     device: OpenedDevice,
     /// Where configuration space starts in the device's file.
     config_offset: u64,
-    /// Where each BAR starts in the device's file.
-    bar_offsets: [u64; BarIndex::COUNT as usize],
+    /// Where each BAR and the expansion ROM start in the device's file.
+    file_offsets: BTreeMap<BarIndex, u64>,
 }
 
 impl KernelHost {
     pub(super) fn new(
         device: OpenedDevice,
         config_offset: u64,
-        bar_offsets: [u64; BarIndex::COUNT as usize],
+        file_offsets: BTreeMap<BarIndex, u64>,
     ) -> Self {
         Self {
             device,
             config_offset,
-            bar_offsets,
+            file_offsets,
         }
     }
 
     /// Where `offset` of `bar` is in the device's file.
     fn place(&self, bar: BarIndex, offset: u64) -> io::Result<u64> {
-        self.bar_offsets
-            .get(usize::from(bar.get()))
+        self.file_offsets
+            .get(&bar)
             .and_then(|start| start.checked_add(offset))
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
     }

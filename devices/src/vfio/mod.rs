@@ -12,6 +12,7 @@ mod host;
 mod irq;
 mod plan;
 mod probe;
+mod rom;
 mod state;
 mod sys;
 #[cfg(test)]
@@ -22,3 +23,4 @@ pub use container::{ContainerError, DmaLimits, VfioContext};
 pub use function::VfioPciDevice;
 pub use plan::{PassthroughPlan, PassthroughSpec, PlanError};
 pub use probe::{IrqLine, MappableArea, OpenedDevice, Region, VfioError, VfioProbe};
+pub use rom::{RomChoice, RomImage, RomImageError};

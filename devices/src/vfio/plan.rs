@@ -3,8 +3,10 @@
 use super::bar::{self, BarError, BarPlan, TrappedRange};
 use super::config::{ConfigPlan, ConfigWishes};
 use super::probe::VfioProbe;
+use super::rom::{RomChoice, RomPlan};
 use crate::pci::header::{self, HeaderType};
 use crate::pci::{BarIndex, GuestBdf, HostSbdf};
+use std::collections::BTreeMap;
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
 };
@@ -22,6 +24,8 @@ pub struct PassthroughSpec {
     pub multifunction: bool,
     /// The GSI that INTA# of the slot is wired to; `None` leaves INTx out.
     pub intx_gsi: Option<u32>,
+    /// Its expansion ROM.
+    pub rom: RomChoice,
     /// The host's page size in bytes.
     pub page_size: u64,
 }
@@ -51,6 +55,9 @@ pub enum PlanError {
     /// No page has this size.
     #[error("{0:#x} is no page size")]
     PageSize(u64),
+    /// The expansion ROM that was asked for isn't there.
+    #[error("{0} has no expansion ROM that can be read")]
+    NoRom(HostSbdf),
     /// A BAR can't be shown.
     #[error(transparent)]
     Bar(#[from] BarError),
@@ -72,6 +79,7 @@ pub struct PassthroughPlan {
     pub(super) sbdf: HostSbdf,
     pub(super) guest: GuestBdf,
     pub(super) bars: Vec<BarPlan>,
+    pub(super) rom: Option<RomPlan>,
     pub(super) config: ConfigPlan,
     pub(super) interrupts: InterruptPlan,
     /// `VFIO_DEVICE_RESET` works.
@@ -96,9 +104,14 @@ impl PassthroughPlan {
             .region(VFIO_PCI_CONFIG_REGION_INDEX)
             .ok_or(PlanError::Absent(probe.sbdf))?
             .file_offset;
+        let rom = RomPlan::new(probe, &spec.rom);
+        if spec.rom == RomChoice::Shown && rom.is_none() {
+            return Err(PlanError::NoRom(probe.sbdf));
+        }
         let wishes = ConfigWishes {
             multifunction: spec.multifunction,
             intx: intx_gsi.is_some(),
+            rom: rom.is_some(),
         };
         let config = ConfigPlan::new(probe, file_offset, wishes);
         let trapped = trapped_ranges(&config);
@@ -107,6 +120,7 @@ impl PassthroughPlan {
             sbdf: spec.sbdf,
             guest: spec.guest,
             bars: bar::plan_bars(probe, &trapped, spec.page_size)?,
+            rom,
             config,
             interrupts: InterruptPlan {
                 intx_gsi,
@@ -126,6 +140,7 @@ impl PassthroughPlan {
             self.name, self.sbdf, self.guest
         )];
         lines.extend(self.bars.iter().map(ToString::to_string));
+        lines.extend(self.rom.iter().map(ToString::to_string));
         lines.push(self.describe_interrupts());
         lines.extend(self.config.describe());
         if !self.config.hidden.is_empty() {
@@ -162,13 +177,12 @@ impl PassthroughPlan {
         format!("interrupts: {}", ways.join("; "))
     }
 
-    /// Where each BAR starts in the device's file.
-    pub(super) fn bar_offsets(&self) -> [u64; BarIndex::COUNT as usize] {
-        let mut offsets = [0; BarIndex::COUNT as usize];
-        for bar in &self.bars {
-            offsets[usize::from(bar.index.get())] = bar.file_offset;
-        }
-        offsets
+    /// Where each BAR and the expansion ROM start in the device's file.
+    pub(super) fn file_offsets(&self) -> BTreeMap<BarIndex, u64> {
+        let bars = self.bars.iter().map(|bar| (bar.index, bar.file_offset));
+        let rom = self.rom.as_ref().and_then(RomPlan::file_offset);
+        bars.chain(rom.map(|offset| (BarIndex::ROM, offset)))
+            .collect()
     }
 }
 

@@ -1,13 +1,16 @@
-//! `--device host=BDF[,id=NAME][,addr=SLOT[.FN]]`.
+//! `--device host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]`.
 
 use super::shown;
 use super::suggest::nearest;
 use devices::host::Problem;
 use devices::pci::{GuestBdf, HostSbdf};
+use devices::vfio::{RomChoice, RomImage};
+use std::fs::{self, File};
+use std::io::Read;
 use vmm::spec::{DeviceRequest, PlacementError};
 
 /// The keys that Ferry knows.
-const KEYS: [&str; 3] = ["host", "id", "addr"];
+const KEYS: [&str; 4] = ["host", "id", "addr", "rom"];
 
 /// Keys of QEMU's vfio-pci, which a pasted line may have and which mean nothing here.
 const QEMU_KEYS: [(&str, &str); 14] = [
@@ -17,8 +20,8 @@ const QEMU_KEYS: [(&str, &str); 14] = [
         "multifunction",
         "it follows from the functions given for one slot",
     ),
-    ("rombar", "the expansion ROM is not shown to the guest"),
-    ("romfile", "the expansion ROM is not shown to the guest"),
+    ("rombar", "hide the expansion ROM with rom=off"),
+    ("romfile", "name the file with rom=PATH"),
     ("sysfsdev", "name the device with host=BDF"),
     ("iommufd", "Ferry uses the VFIO container"),
     ("fd", "name the device with host=BDF"),
@@ -45,7 +48,7 @@ pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
         .strip_prefix("vfio-pci,")
         .or_else(|| text.strip_prefix("pci-assign,"))
         .unwrap_or(text);
-    let (mut host, mut id, mut guest) = (None, None, None);
+    let (mut host, mut id, mut guest, mut chosen_rom) = (None, None, None, None);
     for option in options.split(',') {
         let Some((key, value)) = option.split_once('=') else {
             return Err(no_key(&what, option));
@@ -74,6 +77,7 @@ pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
                 })?;
                 guest.replace(place).is_some()
             }
+            "rom" => chosen_rom.replace(rom(value)?).is_some(),
             _ => return Err(unknown_key(&what, key, options)),
         };
         if again {
@@ -81,7 +85,12 @@ pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
         }
     }
     let host = host.ok_or_else(|| problem("host= is missing".to_owned(), USAGE))?;
-    Ok(DeviceRequest { host, id, guest })
+    Ok(DeviceRequest {
+        host,
+        id,
+        guest,
+        rom: chosen_rom.unwrap_or_default(),
+    })
 }
 
 /// A word that is no `key=value`; most likely an address without `host=`.
@@ -186,6 +195,36 @@ fn place(text: &str) -> Result<GuestBdf, String> {
         .ok_or_else(|| format!("'{text}' is no place on the guest's bus"))
 }
 
+/// The file is read now: a bad one is found out before a device is opened, and each boot of the guest gets the same.
+fn rom(value: &str) -> Result<RomChoice, Problem> {
+    match value {
+        "on" => Ok(RomChoice::Shown),
+        "off" => Ok(RomChoice::Hidden),
+        path => rom_file(path).map(RomChoice::Image).map_err(|why| {
+            let remedy = "give on, off, or a file that holds an expansion ROM, e.g. a copy of \
+                          /sys/bus/pci/devices/ADDRESS/rom";
+            Problem::new(
+                format!("rom={} is no expansion ROM", shown(path)),
+                why,
+                remedy,
+            )
+        }),
+    }
+}
+
+fn rom_file(path: &str) -> Result<RomImage, String> {
+    // No pipe or terminal: it would be waited for.
+    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(RomImage::LARGEST + 1).read_to_end(&mut bytes))
+        .map_err(|error| error.to_string())?;
+    RomImage::new(bytes).map_err(|error| error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,10 +248,35 @@ mod tests {
         let problem = parse("vfio-pci,host=01:00.0,x-foo=1,id=n,rombar=0").unwrap_err();
         assert_eq!(
             problem.why,
-            "'x-foo' (it tunes QEMU's own code), 'rombar' (the expansion ROM is not shown to the \
-             guest) are keys of QEMU's without use here"
+            "'x-foo' (it tunes QEMU's own code), 'rombar' (hide the expansion ROM with rom=off) are \
+             keys of QEMU's without use here"
         );
         assert_eq!(problem.remedy, "write --device host=01:00.0,id=n");
+    }
+
+    #[test]
+    fn a_rom_is_the_devices_none_or_a_file() {
+        let rom = |text: &str| parse(&format!("host=01:00.0{text}")).map(|request| request.rom);
+        assert_eq!(rom("").unwrap(), RomChoice::IfReadable);
+        assert_eq!(rom(",rom=on").unwrap(), RomChoice::Shown);
+        assert_eq!(rom(",rom=off").unwrap(), RomChoice::Hidden);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("card.rom");
+        let named = format!(",rom={}", path.display());
+        let why = || rom(&named).unwrap_err().why;
+        assert!(why().starts_with("No such file"), "{}", why());
+        fs::write(&path, [0x55, 0xaa, 1]).unwrap();
+        assert!(matches!(rom(&named), Ok(RomChoice::Image(_))));
+        fs::write(&path, "#!/bin/sh").unwrap();
+        assert!(why().contains("55 aa"), "{}", why());
+        let mut large = vec![0; (16 << 20) + 1];
+        large[..2].copy_from_slice(&[0x55, 0xaa]);
+        fs::write(&path, large).unwrap();
+        assert!(why().contains("at most 16777216"), "{}", why());
+        let folder = rom(&format!(",rom={}", folder.path().display()));
+        assert_eq!(folder.unwrap_err().why, "it is no regular file");
+        assert!(rom(",rom=").is_err());
+        assert!(rom(",rom=on,rom=off").is_err());
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub(super) struct Arguments {
         allow_negative_numbers = true
     )]
     memory: String,
-    /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]]; may be repeated
+    /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]; may be repeated
     #[arg(long, value_name = "host=BDF[,…]")]
     device: Vec<String>,
     /// The serial console: tty (Ctrl-A x quits), none, or file=PATH

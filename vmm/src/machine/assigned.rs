@@ -107,6 +107,7 @@ fn open_one(
         guest: spec.guest,
         multifunction,
         intx_gsi: Some(layout::intx_gsi(spec.guest.device(), 0)),
+        rom: spec.rom.clone(),
         page_size: PAGE_SIZE,
     };
     let plan = PassthroughPlan::new(&probe, &wanted)?;

@@ -44,6 +44,29 @@ fn example() -> BarSet {
     BarSet::new(&layouts).unwrap()
 }
 
+/// The same with an expansion ROM.
+fn with_rom(size: u64) -> Result<BarSet, BarError> {
+    let rom = BarLayout {
+        index: BarIndex::ROM,
+        kind: MEM32,
+        size,
+        segments: Vec::new(),
+    };
+    BarSet::new(&[
+        layout(0, MEM64, 0x4000),
+        layout(2, MEM32, 0x1000),
+        layout(4, IO, 32),
+        rom,
+    ])
+}
+
+/// Where the expansion ROM decodes.
+fn decoded_rom(set: &BarSet) -> Option<u64> {
+    let mut decoded = set.decoded(Command::MEMORY_SPACE);
+    let found = decoded.find(|(bar, _)| *bar == BarIndex::ROM);
+    found.map(|(_, base)| base)
+}
+
 #[test]
 fn flags_tell_space_width_and_prefetchability() {
     let set = example();
@@ -152,18 +175,36 @@ fn a_64_bit_bar_takes_two_registers() {
 #[test]
 fn expansion_rom_is_sized_with_its_enable_bit_clear() {
     let rom = ConfigOffset::new(header::EXPANSION_ROM).unwrap();
-    let mut set = example().with_rom(0x1_0000).unwrap();
-    assert_eq!(set.rom(), Some((0, false)));
+    let mut set = with_rom(0x1_0000).unwrap();
+    assert_eq!(decoded_rom(&set), None);
     set.write(rom, &0xffff_f800_u32.to_le_bytes());
     let mut data = [0; 4];
     set.read(rom, &mut data);
     assert_eq!(u32::from_le_bytes(data), 0xffff_0000);
     set.write(rom, &0xe000_0001_u32.to_le_bytes());
-    assert_eq!(set.rom(), Some((0xe000_0000, true)));
+    assert_eq!(decoded_rom(&set), Some(0xe000_0000));
+    assert_eq!(set.base(BarIndex::ROM), 0xe000_0000);
+    // Memory Space is needed, too.
+    assert_eq!(set.decoded(Command::IO_SPACE).last(), Some((bar(4), 0)));
+    set.assign(BarIndex::ROM, 0xd000_0001);
+    assert_eq!(decoded_rom(&set), None, "placing doesn't enable");
+    assert_eq!(set.base(BarIndex::ROM), 0xd000_0000);
     set.reset();
-    assert_eq!(set.rom(), Some((0, false)));
-    assert_eq!(example().rom(), None);
-    assert_eq!(example().with_rom(1024).unwrap_err(), BarError::Rom(1024));
+    assert_eq!(set.base(BarIndex::ROM), 0);
+    assert_eq!(set.kind(BarIndex::ROM), Some(MEM32));
+    assert_eq!(example().kind(BarIndex::ROM), None);
+    assert_eq!(with_rom(1024).unwrap_err(), BarError::Rom(1024));
+}
+
+#[test]
+fn without_a_rom_its_register_is_zero() {
+    let rom = ConfigOffset::new(header::EXPANSION_ROM).unwrap();
+    let mut set = example();
+    set.write(rom, &u32::MAX.to_le_bytes());
+    let mut data = [0xff; 4];
+    set.read(rom, &mut data);
+    assert_eq!(data, [0; 4]);
+    assert_eq!(decoded_rom(&set), None);
 }
 
 #[test]
@@ -272,7 +313,7 @@ proptest! {
     fn any_access_stays_in_its_register(
         at in 0u16..4096, data in prop::collection::vec(any::<u8>(), 0..10),
     ) {
-        let mut set = example().with_rom(0x800).unwrap();
+        let mut set = with_rom(0x800).unwrap();
         let at = ConfigOffset::new(at).unwrap();
         set.write(at, &data);
         let mut back = data.clone();

@@ -3,4 +3,5 @@
 mod config;
 mod interrupts;
 mod plan;
+mod rom;
 mod support;

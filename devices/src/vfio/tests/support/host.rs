@@ -36,6 +36,8 @@ pub(in crate::vfio::tests) struct HostState {
     pub(in crate::vfio::tests) calls: Vec<String>,
     pub(in crate::vfio::tests) config_writes: Vec<(u16, Vec<u8>)>,
     pub(in crate::vfio::tests) bar_writes: Vec<(u8, u64, Vec<u8>)>,
+    /// Pieces of the expansion ROM that were read: offset, bytes.
+    pub(in crate::vfio::tests) rom_reads: Vec<(u64, usize)>,
     pub(in crate::vfio::tests) resets: u32,
     /// Memory BARs that the guest reaches now.
     pub(in crate::vfio::tests) mapped: BTreeSet<BarIndex>,
@@ -149,6 +151,15 @@ impl FakeHost {
     }
 }
 
+/// What the device's expansion ROM has at `offset`.
+pub(in crate::vfio::tests) fn rom_byte(offset: u64) -> u8 {
+    match offset {
+        0 => 0x55,
+        1 => 0xaa,
+        _ => u8::try_from(offset % 251).unwrap(),
+    }
+}
+
 /// Whether memory decodes, by Command and, if `pm` is there, the power state.
 pub(in crate::vfio::tests) fn decodes(config: &[u8]) -> bool {
     let has_pm = config[usize::from(IGB_PMCSR) - 4] == 1;
@@ -204,9 +215,17 @@ impl VfioHost for FakeHost {
         Ok(())
     }
 
-    fn bar_read(&self, _: BarIndex, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        if self.state().broken {
+    fn bar_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        let mut state = self.state();
+        if state.broken {
             return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        if bar == BarIndex::ROM {
+            state.rom_reads.push((offset, data.len()));
+            for (at, byte) in (offset..).zip(data) {
+                *byte = rom_byte(at);
+            }
+            return Ok(());
         }
         data.fill(offset.to_le_bytes()[0]);
         Ok(())

@@ -5,6 +5,6 @@ mod machine;
 mod probes;
 mod router;
 
-pub(super) use host::HostIrqs;
+pub(super) use host::{HostIrqs, rom_byte};
 pub(super) use machine::Machine;
 pub(super) use probes::*;

@@ -3,6 +3,7 @@
 use crate::pci::{GuestBdf, HostSbdf};
 use crate::vfio::plan::PassthroughSpec;
 use crate::vfio::probe::{IrqLine, MappableArea, Region, VfioProbe};
+use crate::vfio::rom::RomChoice;
 use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE,
     VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
@@ -36,6 +37,7 @@ pub(in crate::vfio::tests) fn spec() -> PassthroughSpec {
         guest: GuestBdf::new(3, 0).unwrap(),
         multifunction: false,
         intx_gsi: Some(19),
+        rom: RomChoice::default(),
         page_size: PAGE,
     }
 }
