@@ -1,10 +1,9 @@
 //! Running tests through cargo, and counting them.
 
 use std::fmt;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::ops::AddAssign;
 use std::path::Path;
-use std::process::Stdio;
 
 use anyhow::{Context, Result};
 
@@ -96,17 +95,21 @@ fn parse(table: &str) -> Result<Vec<EndToEnd>> {
         .collect()
 }
 
-/// Runs `cargo test` with `args`, shows what it prints, and counts. The second value is false if anything failed, be it
-/// only the build.
-pub fn cargo_test(root: &Path, args: &[&str]) -> Result<(Tally, bool)> {
-    let mut child = cargo()
+/// Runs `cargo test` with `args`, hands `show` each line that it prints, and counts. The second value is false if anything
+/// failed, be it only the build.
+pub fn cargo_test(root: &Path, args: &[&str], mut show: impl FnMut(&str)) -> Result<(Tally, bool)> {
+    // One pipe for both, so that lines stay in their order.
+    let (output, input) = io::pipe().context("cannot make a pipe")?;
+    let mut command = cargo();
+    command
         .arg("test")
         .args(args)
         .current_dir(root)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo")?;
-    let output = child.stdout.take().context("cargo has no output")?;
+        .stdout(input.try_clone().context("cannot make a pipe")?)
+        .stderr(input);
+    let mut child = command.spawn().context("cannot start cargo")?;
+    // It holds our ends of the pipe, which would never close.
+    drop(command);
     let mut tally = Tally::default();
     for line in BufReader::new(output).split(b'\n') {
         let line = line?;
@@ -114,7 +117,7 @@ pub fn cargo_test(root: &Path, args: &[&str]) -> Result<(Tally, bool)> {
         if let Some(counts) = Tally::parse(line.trim_end()) {
             tally += counts;
         }
-        println!("{line}");
+        show(&line);
     }
     let good = child.wait()?.success();
     Ok((tally, good))

@@ -1,8 +1,8 @@
 //! A guest with as many different devices as there are.
 
 use crate::bars::{Bars, look_at_bars};
-use crate::growth;
 use crate::network::{Card, interrupts_named, use_card};
+use crate::reboots;
 use crate::virtual_function::VirtualFunction;
 use std::sync::{LazyLock, PoisonError};
 use tests::site;
@@ -64,7 +64,7 @@ static CROWD: LazyLock<Crowd> = LazyLock::new(|| {
     let peers = [("eth0", 0), ("eth1", 1), ("eth2", 2)]
         .map(|(interface, subnet)| Peer::of(interface, subnet));
     let vf = VirtualFunction::make();
-    let _pair = growth::PAIR.lock().unwrap_or_else(PoisonError::into_inner);
+    let _pair = reboots::PAIR.lock().unwrap_or_else(PoisonError::into_inner);
     let pair = site::devices("pair");
     let [first, second] = [0, 1].map(|index: usize| pair[index].assign());
     let [disk, usb, vga, testdev, shared, rtl8139] =

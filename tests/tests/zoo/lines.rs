@@ -1,7 +1,7 @@
 //! A guest whose devices have nothing but an interrupt line, and all of them the same.
 
-use crate::growth::reboot_in_the_background;
 use crate::network::{Card, interrupts_named, use_card};
+use crate::reboots::reboot_in_the_background;
 use crate::registers::Registers;
 use std::sync::LazyLock;
 use tests::site::{self, Kernel};
