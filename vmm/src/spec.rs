@@ -20,6 +20,8 @@ pub struct MachineSpec {
     pub memory: MemorySize,
     /// The devices to assign, each at its own place on the guest's bus.
     pub devices: Vec<DeviceSpec>,
+    /// Whether they reach each other's BARs.
+    pub peer_to_peer: bool,
     /// Where the guest's serial console goes.
     pub serial: SerialSpec,
     /// Where figures are written at exit and on SIGUSR1.

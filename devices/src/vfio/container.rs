@@ -5,6 +5,7 @@
 //! away when the last one leaves. [`VfioContext`] therefore keeps its own list: what is added while
 //! no device is there is mapped when one comes.
 
+use super::peer::PeerBars;
 use super::sys;
 pub use super::sys::DmaLimits;
 use crate::mapping::HostRange;
@@ -57,9 +58,13 @@ pub struct VfioContext {
 
 struct Shared {
     /// Duplicate of the container's descriptor.
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     container: Arc<VfioContainer>,
     state: Mutex<State>,
+    /// None where devices are not to reach each other.
+    ///
+    /// Invariant: its lock is taken last.
+    peers: Option<PeerBars>,
 }
 
 #[derive(Default)]
@@ -71,24 +76,40 @@ struct State {
 /// What is mapped, or will be when a device comes. Holds the memory.
 struct Mapping {
     host: HostRange,
-    kind: RegionKind,
     /// Whether the kernel has it now.
     live: bool,
 }
 
+/// The kernel's side of a container.
+struct KernelMapper(Arc<OwnedFd>);
+
+impl DmaMapper for KernelMapper {
+    fn map(&self, iova: Iova, host: &HostRange) -> io::Result<()> {
+        sys::map_dma(self.0.as_fd(), iova.0, host)
+    }
+
+    fn unmap(&self, iova: Iova, len: u64) -> io::Result<()> {
+        sys::unmap_dma(self.0.as_fd(), iova.0, len)
+    }
+}
+
 impl VfioContext {
-    /// Opens a container. With `kvm` (a `KVM_DEV_TYPE_VFIO` device) KVM is told of each group.
+    /// Opens a container. With `kvm` (a `KVM_DEV_TYPE_VFIO` device) KVM is told of each group. With
+    /// `peer_to_peer` devices reach each other's BARs.
     ///
     /// # Errors
     /// [`ContainerError::Open`], [`ContainerError::Duplicate`].
-    pub fn new(kvm: Option<Arc<VfioDeviceFd>>) -> Result<Self, ContainerError> {
+    pub fn new(kvm: Option<Arc<VfioDeviceFd>>, peer_to_peer: bool) -> Result<Self, ContainerError> {
         let container = Arc::new(VfioContainer::new(kvm).map_err(ContainerError::Open)?);
         let fd = sys::container_fd(&container).map_err(ContainerError::Duplicate)?;
+        let fd = Arc::new(fd);
+        let kernel = KernelMapper(Arc::clone(&fd));
         Ok(Self {
             shared: Arc::new(Shared {
                 fd,
                 container,
                 state: Mutex::default(),
+                peers: peer_to_peer.then(|| PeerBars::new(Arc::new(kernel))),
             }),
         })
     }
@@ -117,6 +138,7 @@ impl VfioContext {
             shared: Arc::clone(&shared),
         };
         let replayed = shared.map_all(&mut state, sbdf);
+        shared.tell_peers(&state);
         drop(state);
         replayed.map(|()| attachment)
     }
@@ -132,22 +154,20 @@ impl Shared {
         for (&iova, mapping) in state.mappings.iter_mut().filter(|(_, m)| !m.live) {
             let result = sys::map_dma(self.fd.as_fd(), iova, &mapping.host);
             mapping.live = result.is_ok();
-            if let Err(source) = result {
-                let len = mapping.host.len() as u64;
-                match mapping.kind {
-                    RegionKind::Bar => no_peer_to_peer(iova, len, &source),
-                    RegionKind::Ram => {
-                        return Err(ContainerError::Map {
-                            sbdf,
-                            iova,
-                            len,
-                            source,
-                        });
-                    }
-                }
-            }
+            result.map_err(|source| ContainerError::Map {
+                sbdf,
+                iova,
+                len: mapping.host.len() as u64,
+                source,
+            })?;
         }
         Ok(())
+    }
+
+    fn tell_peers(&self, state: &State) {
+        if let Some(peers) = &self.peers {
+            peers.devices(state.devices);
+        }
     }
 
     /// Takes from the kernel what it has.
@@ -161,21 +181,17 @@ impl Shared {
         }
     }
 
-    fn add(&self, iova: Iova, host: &HostRange, kind: RegionKind) -> io::Result<()> {
+    fn add(&self, iova: Iova, host: &HostRange) -> io::Result<()> {
         let mut state = self.lock();
         if state.mappings.contains_key(&iova.0) {
-            let error = io::Error::from_raw_os_error(libc::EEXIST);
-            return no_peer_to_peer_unless_ram(kind, iova, host, error);
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
-        let mut live = false;
-        if state.devices > 0 {
-            match sys::map_dma(self.fd.as_fd(), iova.0, host) {
-                Ok(()) => live = true,
-                Err(error) => no_peer_to_peer_unless_ram(kind, iova, host, error)?,
-            }
+        let live = state.devices > 0;
+        if live {
+            sys::map_dma(self.fd.as_fd(), iova.0, host)?;
         }
         let host = host.clone();
-        state.mappings.insert(iova.0, Mapping { host, kind, live });
+        state.mappings.insert(iova.0, Mapping { host, live });
         Ok(())
     }
 
@@ -193,31 +209,9 @@ impl Shared {
     }
 }
 
-/// A device can do without its neighbours' BARs, and not without RAM.
-fn no_peer_to_peer_unless_ram(
-    kind: RegionKind,
-    iova: Iova,
-    host: &HostRange,
-    error: io::Error,
-) -> io::Result<()> {
-    match kind {
-        RegionKind::Ram => Err(error),
-        RegionKind::Bar => {
-            no_peer_to_peer(iova.0, host.len() as u64, &error);
-            Ok(())
-        }
-    }
-}
-
-fn no_peer_to_peer(iova: u64, len: u64, error: &io::Error) {
-    log::warn!(
-        "BAR memory at {iova:#x}+{len:#x} can't be mapped for DMA, other assigned devices won't reach it: {error}"
-    );
-}
-
 impl DmaMapper for VfioContext {
     fn map(&self, iova: Iova, host: &HostRange) -> io::Result<()> {
-        self.shared.add(iova, host, RegionKind::Ram)
+        self.shared.add(iova, host)
     }
 
     fn unmap(&self, iova: Iova, len: u64) -> io::Result<()> {
@@ -228,21 +222,29 @@ impl DmaMapper for VfioContext {
 impl MemoryListener for VfioContext {
     fn region_added(&self, region: &MemoryRegion) -> io::Result<()> {
         let iova = Iova::of_guest_address(region.guest_address);
-        self.shared.add(iova, &region.host, region.kind)
+        match region.kind {
+            RegionKind::Ram => self.shared.add(iova, &region.host)?,
+            RegionKind::Bar => {
+                if let Some(peers) = &self.shared.peers {
+                    peers.add(iova, &region.host);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn region_removed(&self, region: &MemoryRegion) -> io::Result<()> {
         let iova = Iova::of_guest_address(region.guest_address);
-        let removed = self.shared.remove(iova, region.host.len() as u64);
-        match region.kind {
-            RegionKind::Ram => removed,
-            RegionKind::Bar => {
-                if let Err(error) = removed {
+        match (region.kind, &self.shared.peers) {
+            (RegionKind::Ram, _) => self.shared.remove(iova, region.host.len() as u64)?,
+            (RegionKind::Bar, None) => {}
+            (RegionKind::Bar, Some(peers)) => {
+                if let Err(error) = peers.remove(iova) {
                     log::warn!("BAR memory at {:#x} stays mapped for DMA: {error}", iova.0);
                 }
-                Ok(())
             }
         }
+        Ok(())
     }
 }
 
@@ -269,6 +271,7 @@ impl Drop for Attachment {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         state.devices = state.devices.saturating_sub(1);
+        shared.tell_peers(&state);
         if state.devices == 0 {
             // The last group to leave takes the IOMMU with it, unless something holds that group.
             shared.unmap_all(&mut state);

@@ -10,6 +10,7 @@ mod failures;
 mod function;
 mod host;
 mod irq;
+mod peer;
 mod plan;
 mod probe;
 mod rom;

@@ -48,6 +48,9 @@ pub(super) struct Arguments {
     /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]; may be repeated
     #[arg(long, value_name = "host=BDF[,…]")]
     device: Vec<String>,
+    /// Whether assigned devices reach each other's BARs by DMA
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    p2p: String,
     /// The serial console: tty (Ctrl-A x quits), none, or file=PATH
     #[arg(long, value_name = "tty|none|file=PATH", default_value = "tty")]
     serial: String,
@@ -131,6 +134,7 @@ impl Arguments {
             cpus,
             memory,
             devices,
+            peer_to_peer: peer_to_peer(&self.p2p)?,
             serial: serial(&self.serial)?,
             stats: self.stats.as_deref().map(stats).transpose()?,
             no_reboot: self.no_reboot,
@@ -146,6 +150,18 @@ fn cpus(text: &str) -> Result<CpuCount, Problem> {
             "give a number in that range, e.g. --cpus 4",
         )
     })
+}
+
+fn peer_to_peer(text: &str) -> Result<bool, Problem> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(Problem::new(
+            format!("--p2p {} is not understood", shown(text)),
+            "it is neither on nor off",
+            "write --p2p off to keep assigned devices from each other, else leave it out",
+        )),
+    }
 }
 
 /// The words that `--serial` takes, for suggestions.

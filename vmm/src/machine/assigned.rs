@@ -3,7 +3,7 @@
 use super::MachineError;
 use crate::kvm::{GsiRouting, Vm};
 use crate::memory::GuestRam;
-use crate::spec::DeviceSpec;
+use crate::spec::{DeviceSpec, MachineSpec};
 use arch::x86_64::layout::{self, PAGE_SIZE};
 use devices::pci::PciFunction;
 use devices::vfio::{
@@ -39,11 +39,13 @@ impl AssignedDevices {
     /// # Errors
     /// [`MachineError`].
     pub(super) fn open(
-        specs: &[DeviceSpec],
+        spec: &MachineSpec,
         vm: &Vm,
         routing: &GsiRouting,
     ) -> Result<Self, MachineError> {
-        let context = Arc::new(VfioContext::new(Some(vm.vfio_device()?))?);
+        let specs = &spec.devices;
+        let context = VfioContext::new(Some(vm.vfio_device()?), spec.peer_to_peer)?;
+        let context = Arc::new(context);
         let mut devices = Vec::with_capacity(specs.len());
         for spec in specs {
             let slot = spec.guest.device();

@@ -292,7 +292,7 @@ fn open_devices(
         return Ok(None);
     }
     let started = Instant::now();
-    let assigned = AssignedDevices::open(&spec.devices, vm, routing)?;
+    let assigned = AssignedDevices::open(spec, vm, routing)?;
     stopwatch.startup.open_devices = micros(started.elapsed());
     Ok(Some(assigned))
 }
