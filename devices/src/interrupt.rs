@@ -64,3 +64,37 @@ pub trait IntxRouter: Send + Sync {
     /// The errno of `KVM_IRQFD`.
     fn detach(&self, gsi: u32, trigger: &EventFd) -> io::Result<()>;
 }
+
+/// A level-triggered line that a device asserts for as long as it has something to say.
+pub trait IrqLine: Send + Sync {
+    /// Asserts the line or takes that back.
+    ///
+    /// # Errors
+    /// The errno of `KVM_IRQ_LINE`.
+    fn set_level(&self, asserted: bool) -> io::Result<()>;
+}
+
+#[cfg(test)]
+pub(crate) mod line {
+    use super::IrqLine;
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Remembers its level; clones are the same line.
+    #[derive(Clone, Default)]
+    pub(crate) struct FakeLine(Arc<AtomicBool>);
+
+    impl FakeLine {
+        pub(crate) fn asserted(&self) -> bool {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    impl IrqLine for FakeLine {
+        fn set_level(&self, asserted: bool) -> io::Result<()> {
+            self.0.store(asserted, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+}

@@ -4,6 +4,7 @@ use devices::pci::{GuestBdf, HostSbdf};
 use devices::vfio::RomChoice;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A machine that can be built, as far as can be told without the host.
 #[derive(Clone, Debug)]
@@ -88,6 +89,37 @@ pub struct DeviceSpec {
     pub guest: GuestBdf,
     /// Its expansion ROM.
     pub rom: RomChoice,
+    /// When Ferry takes it away.
+    pub removal: RemovalSpec,
+}
+
+/// What Ferry does when a device fails or the host wants it back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemovalSpec {
+    /// What follows an uncorrectable error.
+    pub on_error: ErrorPolicy,
+    /// How long the guest has to eject a device that the host wants back.
+    pub request_timeout: Duration,
+}
+
+impl Default for RemovalSpec {
+    fn default() -> Self {
+        Self {
+            on_error: ErrorPolicy::Stop,
+            request_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What follows when a device reports an uncorrectable error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorPolicy {
+    /// The guest is stopped: what the device last did to its memory is not known.
+    Stop,
+    /// The guest loses the device and goes on.
+    Unplug,
+    /// It is reported, and the guest goes on with the device.
+    Report,
 }
 
 /// A device as a user asks for it; what is absent is chosen.
@@ -101,6 +133,8 @@ pub struct DeviceRequest {
     pub guest: Option<GuestBdf>,
     /// Its expansion ROM.
     pub rom: RomChoice,
+    /// When Ferry takes it away.
+    pub removal: RemovalSpec,
 }
 
 /// Where the guest's serial console goes.
@@ -194,11 +228,13 @@ pub fn place(requests: &[DeviceRequest]) -> Result<Vec<DeviceSpec>, PlacementErr
         if placed.iter().any(|other| other.id == id) {
             return Err(PlacementError::SameId(id));
         }
+        let removal = request.removal.clone();
         placed.push(DeviceSpec {
             host,
             id,
             guest,
             rom: request.rom.clone(),
+            removal,
         });
     }
     for (guest, host) in &taken {
@@ -231,6 +267,7 @@ mod tests {
             id: None,
             guest: guest.map(|(slot, function)| GuestBdf::new(slot, function).unwrap()),
             rom: RomChoice::default(),
+            removal: RemovalSpec::default(),
         }
     }
 

@@ -121,11 +121,40 @@ pub struct DeviceReport {
     pub host: String,
     /// Address in the guest.
     pub guest: String,
+    /// Uncorrectable errors that it has reported.
+    pub errors: u64,
     /// Vectors armed on the host now.
     pub armed_vectors: Vec<u32>,
     /// Interrupts since the device was opened, as the host counted them, by kind (`intx`, `msi`,
     /// `msix`) and vector.
     pub interrupts: BTreeMap<&'static str, BTreeMap<u16, u64>>,
+}
+
+/// A device that has left the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RemovedReport {
+    /// The user's id.
+    pub id: String,
+    /// Address on the host.
+    pub host: String,
+    /// Address that it had in the guest.
+    pub guest: String,
+    /// Uncorrectable errors that it had reported.
+    pub errors: u64,
+    /// How it left.
+    pub how: Departure,
+}
+
+/// How a device left its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Departure {
+    /// The guest ejected it.
+    Ejected,
+    /// Ferry took it.
+    Taken,
+    /// Ferry took it while the guest rebooted.
+    Reboot,
 }
 
 /// What the machine takes up in KVM.
@@ -159,6 +188,8 @@ pub struct Report {
     pub vcpus: Vec<VcpuReport>,
     /// Assigned devices.
     pub devices: Vec<DeviceReport>,
+    /// Devices that have left the guest, in their order.
+    pub removed: Vec<RemovedReport>,
     /// What KVM knows of.
     pub kvm: KvmReport,
     /// Memory.

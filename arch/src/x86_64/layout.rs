@@ -140,12 +140,24 @@ pub const ACPI_SLEEP_ENABLE: u8 = 0x20;
 /// `WAK_STS` in the sleep status register, written as 1 to clear.
 pub const ACPI_WAKE_STATUS: u8 = 0x80;
 
+/// Event register of the ACPI generic event device: first port.
+pub const GED_PORT: u16 = 0x608;
+/// Event register of the ACPI generic event device: number of I/O ports.
+pub const GED_PORTS: u8 = 1;
+/// The bit of the event register that says that slots of bus 0 change.
+pub const GED_EVENT_PCI_HOTPLUG: u8 = 1;
+/// PCI hotplug registers: first port. Dwords with a bit a slot: kept for slots that have been filled, slots to be ejected
+/// (reading clears), slots to eject.
+pub const PCI_HOTPLUG_PORT: u16 = 0x610;
+/// PCI hotplug registers: number of I/O ports.
+pub const PCI_HOTPLUG_PORTS: u8 = 12;
+
 /// First port of the PCI I/O window.
 pub const PCI_WINDOW_IO_BASE: u16 = 0x1000;
 /// Number of ports in the PCI I/O window.
 pub const PCI_WINDOW_IO_LEN: u32 = 0xF000;
 
-/// GSI set aside for the ACPI generic event device.
+/// Interrupt of the ACPI generic event device, level-triggered.
 pub const GED_GSI: u32 = 9;
 /// First of the GSIs that PCI INTx lines use.
 pub const PCI_INTX_GSI_BASE: u32 = 16;

@@ -177,6 +177,9 @@ pub trait PciFunction: Send + Sync {
     /// Writes to a trapped part of a BAR.
     fn bar_write(&self, bar: BarIndex, offset: u64, data: &[u8]);
 
+    /// Ends the function's interrupts, then its DMA: what comes first when it leaves the guest.
+    fn quiesce(&self) {}
+
     /// The steps that take the function off the guest's buses, whatever it decodes now. The
     /// function has decoding off afterwards.
     #[must_use]

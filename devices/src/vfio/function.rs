@@ -172,15 +172,6 @@ impl VfioPciDevice {
         self.host.set_irqs(index, action)
     }
 
-    /// Silences every interrupt and ends bus mastering: the first two steps of taking a device away.
-    pub fn quiesce(&self) {
-        let mut state = self.lock();
-        state.interrupts.disable();
-        if let Some(write) = state.config.stop_bus_mastering() {
-            self.forward(&state.config, write);
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -386,6 +377,14 @@ impl PciFunction for VfioPciDevice {
                 let written = self.host.bar_write(bar, offset, data);
                 self.report(written, "write", format_args!("{bar} at {offset:#x}"));
             }
+        }
+    }
+
+    fn quiesce(&self) {
+        let mut state = self.lock();
+        state.interrupts.disable();
+        if let Some(write) = state.config.stop_bus_mastering() {
+            self.forward(&state.config, write);
         }
     }
 

@@ -1,6 +1,7 @@
-//! `--device host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]`.
+//! `--device host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH][,on-error=…][,request-timeout=…]`.
 
 use super::shown;
+use super::removal::RemovalKeys;
 use super::suggest::nearest;
 use devices::host::Problem;
 use devices::pci::{GuestBdf, HostSbdf};
@@ -10,7 +11,14 @@ use std::io::Read;
 use vmm::spec::{DeviceRequest, PlacementError};
 
 /// The keys that Ferry knows.
-const KEYS: [&str; 4] = ["host", "id", "addr", "rom"];
+const KEYS: [&str; 6] = [
+    "host",
+    "id",
+    "addr",
+    "rom",
+    "on-error",
+    "request-timeout",
+];
 
 /// Keys of QEMU's vfio-pci, which a pasted line may have and which mean nothing here.
 const QEMU_KEYS: [(&str, &str); 14] = [
@@ -49,6 +57,7 @@ pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
         .or_else(|| text.strip_prefix("pci-assign,"))
         .unwrap_or(text);
     let (mut host, mut id, mut guest, mut chosen_rom) = (None, None, None, None);
+    let mut removal = RemovalKeys::default();
     for option in options.split(',') {
         let Some((key, value)) = option.split_once('=') else {
             return Err(no_key(&what, option));
@@ -77,6 +86,8 @@ pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
                 })?;
                 guest.replace(place).is_some()
             }
+            "on-error" => removal.on_error(value)?,
+            "request-timeout" => removal.request_timeout(value)?,
             "rom" => chosen_rom.replace(rom(value)?).is_some(),
             _ => return Err(unknown_key(&what, key, options)),
         };
@@ -90,6 +101,7 @@ pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
         id,
         guest,
         rom: chosen_rom.unwrap_or_default(),
+        removal: removal.spec(),
     })
 }
 

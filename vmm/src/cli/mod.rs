@@ -1,6 +1,7 @@
 //! The command line: the only place that parses text and renders errors.
 
 mod device;
+mod removal;
 mod run;
 mod size;
 mod suggest;
@@ -44,6 +45,8 @@ enum Exit {
     Stopped = 10,
     /// The guest reset itself, and `--no-reboot` was given.
     GuestReset = 12,
+    /// A device reported an uncorrectable error, and the guest was stopped for it.
+    DeviceFailure = 14,
 }
 
 impl From<Exit> for ExitCode {

@@ -17,7 +17,7 @@ use vmm::stats::{StartupTimes, Stopwatch, micros};
 /// Exit codes: 0 the guest powered off; odd: the guest's own status, (value << 1) | 1 of a write to
 /// I/O port 0xf4; 2 usage; 4 the host can't run this guest, which was never started; 6 the guest
 /// crashed; 8 the host failed while the guest ran; 10 stopped by Ctrl-A x or a signal; 12 the guest
-/// reset itself and --no-reboot was given.
+/// reset itself and --no-reboot was given; 14 a device reported an uncorrectable error.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The guest's kernel: a bzImage (as /boot/vmlinuz-*) or an ELF vmlinux
@@ -45,7 +45,8 @@ pub(super) struct Arguments {
         allow_negative_numbers = true
     )]
     memory: String,
-    /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]; may be repeated
+    /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]
+    /// [,on-error=stop|unplug|report][,request-timeout=SECONDS]; may be repeated
     #[arg(long, value_name = "host=BDF[,…]")]
     device: Vec<String>,
     /// Whether assigned devices reach each other's BARs by DMA
@@ -105,6 +106,10 @@ fn exit_code(outcome: &Outcome) -> ExitCode {
         Outcome::Crashed(detail) => {
             eprintln!("ferry: the guest crashed: {detail}");
             Exit::GuestCrash.into()
+        }
+        Outcome::DeviceFailed(problem) => {
+            eprintln!("ferry: {problem}");
+            Exit::DeviceFailure.into()
         }
         Outcome::MemoryFailed(problem) => {
             eprintln!("ferry: {problem}");

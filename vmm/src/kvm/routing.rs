@@ -5,7 +5,7 @@
 use super::sys::from_errno;
 use super::vm::Vm;
 use arch::x86_64::layout::IOAPIC_PINS;
-use devices::interrupt::{IntxRouter, MsiMessage, MsiRouter, MsiVector};
+use devices::interrupt::{IntxRouter, IrqLine, MsiMessage, MsiRouter, MsiVector};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting,
     kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi,
@@ -63,6 +63,13 @@ impl GsiRouting {
     pub fn attach_edge(&self, gsi: u32, trigger: &EventFd) -> io::Result<()> {
         let vm = self.table.vm.fd();
         vm.register_irqfd(trigger, gsi).map_err(from_errno)
+    }
+
+    /// The line to IOAPIC pin `gsi`, which the guest takes as level-triggered.
+    #[must_use]
+    pub fn line(&self, gsi: u32) -> Box<dyn IrqLine> {
+        let vm = Arc::clone(&self.table.vm);
+        Box::new(Line { vm, gsi })
     }
 
     /// How many message-signalled GSIs are reserved.
@@ -223,5 +230,18 @@ impl IntxRouter for GsiRouting {
     fn detach(&self, gsi: u32, trigger: &EventFd) -> io::Result<()> {
         let vm = self.table.vm.fd();
         vm.unregister_irqfd(trigger, gsi).map_err(from_errno)
+    }
+}
+
+/// A line that Ferry drives itself.
+struct Line {
+    vm: Arc<Vm>,
+    gsi: u32,
+}
+
+impl IrqLine for Line {
+    fn set_level(&self, asserted: bool) -> io::Result<()> {
+        let set = self.vm.fd().set_irq_line(self.gsi, asserted);
+        set.map_err(from_errno)
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Assigned {
     /// The device.
     pub device: Arc<VfioPciDevice>,
 }
+    /// Uncorrectable errors that it has reported.
+    pub errors: u64,
 
 /// The devices of a machine that has any.
 pub(super) struct AssignedDevices {
@@ -58,6 +60,7 @@ impl AssignedDevices {
                 device,
             });
         }
+                errors: 0,
         Ok(Self { devices, context })
     }
 

@@ -2,6 +2,7 @@
 
 use super::assigned::AssignedDevices;
 use super::buses::Buses;
+use super::hotplug::Hotplug;
 use super::kernel::{ImageFile, Kernel, write_blobs};
 use super::mailbox::Mailbox;
 use super::pci_host::{PciHost, Windows};
@@ -12,7 +13,7 @@ use super::{MachineError, bars, process};
 use crate::kvm::{GsiRouting, Hypervisor, IrqchipState, MemorySlots, Vcpu, Vm};
 use crate::memory::{GuestRam, MemoryMap};
 use crate::spec::MachineSpec;
-use crate::stats::{ExitCounters, Stopwatch, micros};
+use crate::stats::{ExitCounters, RemovedReport, Stopwatch, micros};
 use arch::platform::{MemoryRange, PciWindow, PlatformDescription};
 use arch::x86_64::cpuid::{CpuIdentity, KVM_APIC_BUS_HZ, phys_bits};
 use arch::x86_64::regs::EntryPoint;
@@ -34,9 +35,12 @@ pub struct Machine {
     pub(super) context: Arc<VcpuContext>,
     pub(super) console: Option<Console>,
     pub(super) pci: Arc<PciHost>,
+    pub(super) hotplug: Hotplug,
     /// Ends before what it maps goes.
     pub(super) preparation: Option<Preparation>,
     pub(super) assigned: Option<AssignedDevices>,
+    /// Devices that have left.
+    pub(super) removed: Vec<RemovedReport>,
     pub(super) ram: GuestRam,
     pub(super) spec: MachineSpec,
     pub(super) stopwatch: Stopwatch,
@@ -107,6 +111,7 @@ impl Machine {
         let pci = PciHost::new(segment, Windows::of(&platform), &memory, &buses, dma);
         let pci = Arc::new(pci);
         pci.attach(&buses)?;
+        let hotplug = Hotplug::attach(&pci, &buses, &routing)?;
         let vcpus = vcpus(&hypervisor, &vm, &spec, &supported)?;
         let mut machine = Self {
             counters: vcpus.iter().map(|_| Arc::default()).collect(),
@@ -118,8 +123,10 @@ impl Machine {
             }),
             console,
             pci,
+            hotplug,
             preparation,
             assigned,
+            removed: Vec::new(),
             ram,
             spec,
             stopwatch,
@@ -177,6 +184,7 @@ impl Machine {
         }
         self.pci.segment().reset();
         if let Some(console) = &self.console {
+        self.hotplug.reset();
             console.serial.reset();
         }
         bars::assign(&self.functions(), &self.platform)?;

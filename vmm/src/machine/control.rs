@@ -3,18 +3,24 @@
 use super::builder::{Machine, chain};
 use super::console::ConsoleInput;
 use super::mailbox::StopCause;
+use super::removal::{ErrorResponse, Removals, respond};
 use super::vcpu_loop::VcpuThread;
 use super::{MachineError, Outcome, platform, process, report};
 use crate::kvm::Vcpu;
+use crate::spec::DeviceSpec;
+use crate::stats::{Departure, RemovedReport};
 use devices::machine::MachineEvent;
-use devices::pci::HostSbdf;
+use devices::pci::GuestBdf;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::timerfd::TimerFd;
 
 /// What an event is about; the tag given to epoll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +30,17 @@ enum Source {
     Drained,
     StopSignal,
     StatsSignal,
-    /// A device's error interrupt; its place among the assigned devices.
-    DeviceError(u32),
+    /// The guest has ejected slots.
+    Ejected,
+    /// The guest's time to eject a slot is over.
+    Overdue,
+    /// A device's error interrupt.
+    DeviceError(GuestBdf),
     /// The host wants a device back.
-    DeviceRequest(u32),
+    DeviceRequest(GuestBdf),
 }
 
-/// Tags from here on are devices', two each.
+/// Tags from here on are devices', two for each place on the guest's bus.
 const FIRST_DEVICE_TAG: u32 = 16;
 
 impl Source {
@@ -41,8 +51,10 @@ impl Source {
             Self::Drained => 2,
             Self::StopSignal => 3,
             Self::StatsSignal => 4,
-            Self::DeviceError(index) => FIRST_DEVICE_TAG + 2 * index,
-            Self::DeviceRequest(index) => FIRST_DEVICE_TAG + 2 * index + 1,
+            Self::Ejected => 5,
+            Self::Overdue => 6,
+            Self::DeviceError(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()),
+            Self::DeviceRequest(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()) + 1,
         }
     }
 
@@ -53,12 +65,18 @@ impl Source {
             Self::Drained,
             Self::StopSignal,
             Self::StatsSignal,
+            Self::Ejected,
+            Self::Overdue,
         ];
-        match tag.checked_sub(FIRST_DEVICE_TAG) {
-            None => fixed.into_iter().find(|source| source.tag() == tag),
-            Some(tag) if tag.is_multiple_of(2) => Some(Self::DeviceError(tag / 2)),
-            Some(tag) => Some(Self::DeviceRequest(tag / 2)),
-        }
+        let Some(of_device) = tag.checked_sub(FIRST_DEVICE_TAG) else {
+            return fixed.into_iter().find(|source| source.tag() == tag);
+        };
+        let devfn = u8::try_from(of_device / 2).ok()?;
+        let guest = GuestBdf::new(devfn >> 3, devfn & 7)?;
+        Some(match of_device % 2 {
+            0 => Self::DeviceError(guest),
+            _ => Self::DeviceRequest(guest),
+        })
     }
 }
 
@@ -94,14 +112,22 @@ pub fn run(machine: Machine) -> Result<Outcome, MachineError> {
     Ok(outcome)
 }
 
+/// What the host signals of a device.
+struct Triggers {
+    error: EventFd,
+    request: EventFd,
+}
+
 struct Control {
     machine: Machine,
     threads: Vec<VcpuThread>,
     input: Option<ConsoleInput>,
     stop_signal: UnixStream,
     stats_signal: UnixStream,
-    /// Error and request triggers, in the devices' order.
-    triggers: Vec<(EventFd, EventFd)>,
+    triggers: BTreeMap<GuestBdf, Triggers>,
+    removals: Removals,
+    /// Runs until the next deadline of `removals`.
+    timer: TimerFd,
     ended: Option<Outcome>,
 }
 
@@ -110,6 +136,8 @@ impl Control {
         let stop_signal = signal_pipe(&[SIGTERM, SIGINT, SIGHUP])?;
         let stats_signal = signal_pipe(&[SIGUSR1])?;
         let triggers = device_triggers(&machine)?;
+        let timer =
+            TimerFd::new().map_err(|error| process("timerfd_create")(io::Error::from(error)))?;
         let input = ConsoleInput::new(&machine)?;
         let threads = machine.start()?;
         Ok(Self {
@@ -119,6 +147,8 @@ impl Control {
             stop_signal,
             stats_signal,
             triggers,
+            removals: Removals::default(),
+            timer,
             ended: None,
         })
     }
@@ -134,7 +164,7 @@ impl Control {
         joined.into_iter().collect()
     }
 
-    fn stopped(&mut self, cause: StopCause) {
+    fn stopped(&mut self, cause: StopCause, ops: &mut EventOps<'_>) {
         let Some(vcpus) = self.stop_vcpus() else {
             let failed = Outcome::HostFailed("a vCPU thread panicked".to_owned());
             self.ended = Some(failed);
@@ -150,12 +180,12 @@ impl Control {
                 Outcome::Crashed(format!("triple fault on vCPU {vcpu}"))
             }
             StopCause::Device(MachineEvent::Reset(source)) => {
-                return self.boot_again(&format!("reset through {source:?}"));
+                return self.boot_again(&format!("reset through {source:?}"), ops);
             }
             StopCause::TripleFault { vcpu } => {
                 // Some kernels reboot this way on purpose; mostly it is a crash that nothing else tells of.
                 log::warn!("triple fault on vCPU {vcpu}");
-                return self.boot_again("triple fault");
+                return self.boot_again("triple fault", ops);
             }
             StopCause::Crash { vcpu, detail } => Outcome::Crashed(format!("vCPU {vcpu}: {detail}")),
             StopCause::Host { vcpu, detail } => {
@@ -167,8 +197,13 @@ impl Control {
         self.ended = Some(outcome);
     }
 
-    fn boot_again(&mut self, why: &str) {
+    fn boot_again(&mut self, why: &str, ops: &mut EventOps<'_>) {
         log::info!("booting the guest again: {why}");
+        // A guest that boots uses nothing yet: the best time for what is to leave anyway.
+        self.take_ejected(ops);
+        for slot in self.removals.all() {
+            self.take_away(slot, Departure::Reboot, ops);
+        }
         let started = self.machine.reset().and_then(|()| self.machine.start());
         match started {
             Ok(threads) => self.threads = threads,
@@ -179,16 +214,125 @@ impl Control {
         }
     }
 
-    fn device_lost(&mut self, index: u32, what: &str) {
-        let host: Option<HostSbdf> = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.machine.assigned.as_ref()?.devices.get(index))
-            .map(|assigned| assigned.spec.host);
-        let name = host.map_or_else(String::new, |host| host.to_string());
-        if let Some(vcpus) = self.stop_vcpus() {
-            self.machine.vcpus = vcpus;
+    /// What is known of the device at `guest`, unless it has left.
+    fn spec(&self, guest: GuestBdf) -> Option<DeviceSpec> {
+        let mut devices = self.machine.assigned.iter().flat_map(|all| &all.devices);
+        let found = devices.find(|assigned| assigned.spec.guest == guest)?;
+        Some(found.spec.clone())
+    }
+
+    fn device_failed(&mut self, guest: GuestBdf, ops: &mut EventOps<'_>) {
+        if let Some(triggers) = self.triggers.get(&guest) {
+            let _ = triggers.error.read();
         }
-        self.ended = Some(Outcome::HostFailed(format!("{name} {what}")));
+        let Some(spec) = self.spec(guest) else { return };
+        let mut devices = self
+            .machine
+            .assigned
+            .iter_mut()
+            .flat_map(|all| &mut all.devices);
+        if let Some(assigned) = devices.find(|assigned| assigned.spec.guest == guest) {
+            assigned.errors += 1;
+        }
+        match respond(&spec) {
+            ErrorResponse::Stop(problem) => {
+                if let Some(vcpus) = self.stop_vcpus() {
+                    self.machine.vcpus = vcpus;
+                }
+                self.ended = Some(Outcome::DeviceFailed(problem));
+            }
+            ErrorResponse::TakeAway => {
+                log::warn!("{} reported an uncorrectable error", spec.host);
+                self.take_away(guest.device(), Departure::Taken, ops);
+            }
+            ErrorResponse::GoOn => {
+                log::warn!("{} reported an uncorrectable error", spec.host);
+            }
+        }
+    }
+
+    /// The host wants a device back: the guest is to eject its slot. The host repeats itself until it has the device.
+    fn device_wanted(&mut self, guest: GuestBdf, ops: &mut EventOps<'_>) {
+        if let Some(triggers) = self.triggers.get(&guest) {
+            let _ = triggers.request.read();
+        }
+        let Some(spec) = self.spec(guest) else { return };
+        let (slot, patience) = (guest.device(), spec.removal.request_timeout);
+        if patience.is_zero() {
+            log::warn!("{} is wanted back by the host", spec.host);
+            return self.take_away(slot, Departure::Taken, ops);
+        }
+        if !self.removals.asked(slot) {
+            log::warn!(
+                "{} is wanted back by the host: the guest has {} s to eject it",
+                spec.host,
+                patience.as_secs()
+            );
+        }
+        self.removals.ask(slot, Instant::now(), patience);
+        self.machine.hotplug.request_eject(slot);
+        self.set_timer();
+    }
+
+    fn set_timer(&mut self) {
+        let set = match self.removals.next(Instant::now()) {
+            // Zero would stop it.
+            Some(left) => self.timer.reset(left.max(Duration::from_millis(1)), None),
+            None => self.timer.clear(),
+        };
+        if let Err(error) = set {
+            log::error!("the timer for devices that are to leave can't be set: {error}");
+        }
+    }
+
+    fn overdue(&mut self, ops: &mut EventOps<'_>) {
+        let _ = self.timer.wait();
+        for slot in self.removals.overdue(Instant::now()) {
+            self.take_away(slot, Departure::Taken, ops);
+        }
+        self.set_timer();
+    }
+
+    /// Gives the devices of `slot` back to the host.
+    fn take_away(&mut self, slot: u8, how: Departure, ops: &mut EventOps<'_>) {
+        let asked = self.removals.asked(slot);
+        self.removals.done(slot);
+        // Out of epoll while they are open.
+        let of_slot = |guest: &GuestBdf| guest.device() == slot;
+        for (_, triggers) in self.triggers.extract_if(.., |guest, _| of_slot(guest)) {
+            for trigger in [&triggers.error, &triggers.request] {
+                if let Err(error) = ops.remove(Events::empty(trigger)) {
+                    log::debug!("an eventfd was not in epoll: {error}");
+                }
+            }
+        }
+        for (spec, errors) in self.machine.give_back(slot) {
+            let host = spec.host;
+            match how {
+                Departure::Ejected if asked => log::warn!("{host} has left: the guest ejected it"),
+                Departure::Ejected => log::info!("{host} has left: the guest ejected it"),
+                Departure::Taken => log::warn!("{host} was taken from the guest"),
+                Departure::Reboot => log::warn!("{host} has left as the guest booted again"),
+            }
+            self.machine.removed.push(RemovedReport {
+                id: spec.id,
+                host: host.to_string(),
+                guest: spec.guest.to_string(),
+                errors,
+                how,
+            });
+        }
+        if how == Departure::Taken {
+            // It is gone, but the guest's driver doesn't know.
+            self.machine.hotplug.request_eject(slot);
+        }
+    }
+
+    fn take_ejected(&mut self, ops: &mut EventOps<'_>) {
+        for slot in self.machine.hotplug.take_ejected() {
+            self.take_away(slot, Departure::Ejected, ops);
+        }
+        self.set_timer();
     }
 
     fn write_stats(&self) {
@@ -212,7 +356,7 @@ impl Control {
         match source {
             Source::Mailbox => {
                 if let Some(cause) = self.machine.context.mailbox.take() {
-                    self.stopped(cause);
+                    self.stopped(cause, ops);
                 }
             }
             Source::Input => self.read_input(ops, event),
@@ -224,16 +368,16 @@ impl Control {
             }
             Source::StopSignal => {
                 drain(&mut self.stop_signal);
-                self.stopped(StopCause::Stopped);
+                self.stopped(StopCause::Stopped, ops);
             }
             Source::StatsSignal => {
                 drain(&mut self.stats_signal);
                 self.write_stats();
             }
-            Source::DeviceError(index) => {
-                self.device_lost(index, "reported an uncorrectable error");
-            }
-            Source::DeviceRequest(index) => self.device_lost(index, "is wanted back by the host"),
+            Source::Ejected => self.take_ejected(ops),
+            Source::Overdue => self.overdue(ops),
+            Source::DeviceError(guest) => self.device_failed(guest, ops),
+            Source::DeviceRequest(guest) => self.device_wanted(guest, ops),
         }
     }
 
@@ -243,7 +387,7 @@ impl Control {
         };
         match input.read(&console.serial) {
             Ok(Some(())) => {}
-            Ok(None) => self.stopped(StopCause::Stopped),
+            Ok(None) => self.stopped(StopCause::Stopped, ops),
             Err(error) => {
                 // The end of input is no end of the guest.
                 log::debug!("no more console input: {error}");
@@ -262,14 +406,16 @@ impl MutEventSubscriber for Control {
             (mailbox.notified().as_raw_fd(), Source::Mailbox),
             (self.stop_signal.as_raw_fd(), Source::StopSignal),
             (self.stats_signal.as_raw_fd(), Source::StatsSignal),
+            (self.machine.hotplug.notified().as_raw_fd(), Source::Ejected),
+            (self.timer.as_raw_fd(), Source::Overdue),
         ];
         if let (Some(_), Some(console)) = (&self.input, &self.machine.console) {
             sources.push((rustix::stdio::stdin().as_raw_fd(), Source::Input));
             sources.push((console.drained.as_raw_fd(), Source::Drained));
         }
-        for (index, (error, request)) in (0..).zip(&self.triggers) {
-            sources.push((error.as_raw_fd(), Source::DeviceError(index)));
-            sources.push((request.as_raw_fd(), Source::DeviceRequest(index)));
+        for (guest, Triggers { error, request }) in &self.triggers {
+            sources.push((error.as_raw_fd(), Source::DeviceError(*guest)));
+            sources.push((request.as_raw_fd(), Source::DeviceRequest(*guest)));
         }
         for (fd, source) in sources {
             let events = Events::with_data_raw(fd, source.tag(), EventSet::IN);
@@ -307,11 +453,11 @@ fn drain(pipe: &mut UnixStream) {
     while pipe.read(&mut bytes).is_ok_and(|read| read == bytes.len()) {}
 }
 
-fn device_triggers(machine: &Machine) -> Result<Vec<(EventFd, EventFd)>, MachineError> {
+fn device_triggers(machine: &Machine) -> Result<BTreeMap<GuestBdf, Triggers>, MachineError> {
     let Some(assigned) = &machine.assigned else {
-        return Ok(Vec::new());
+        return Ok(BTreeMap::new());
     };
-    let mut triggers = Vec::with_capacity(assigned.devices.len());
+    let mut triggers = BTreeMap::new();
     for assigned in &assigned.devices {
         let (error, request) = (platform::eventfd()?, platform::eventfd()?);
         let device = &assigned.device;
@@ -325,7 +471,7 @@ fn device_triggers(machine: &Machine) -> Result<Vec<(EventFd, EventFd)>, Machine
                 log::debug!("{host} has no {what} interrupt: {}", chain(&error));
             }
         }
-        triggers.push((error, request));
+        triggers.insert(assigned.spec.guest, Triggers { error, request });
     }
     Ok(triggers)
 }

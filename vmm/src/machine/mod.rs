@@ -9,12 +9,14 @@ mod control;
 mod elf;
 mod host_memory;
 mod kernel;
+mod hotplug;
 mod mailbox;
 mod pci_host;
 mod platform;
 mod preparation;
 mod problem;
 mod report;
+mod removal;
 mod vcpu_loop;
 
 pub use bars::NoRoom;
@@ -159,5 +161,7 @@ pub enum Outcome {
     /// Guest RAM could not be made reachable for the devices.
     MemoryFailed(Problem),
     /// The user or a signal stopped Ferry.
+    /// A device reported an uncorrectable error, and the guest was not to go on.
+    DeviceFailed(Problem),
     Stopped,
 }

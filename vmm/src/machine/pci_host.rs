@@ -151,6 +151,19 @@ impl PciHost {
         self.apply(&mut decoded, guest, function, &steps);
     }
 
+    /// Takes every function of `slot` off the guest's bus: configuration space and BARs read as ones from then on. The order
+    /// is that of ARCHITECTURE.md, "Teardown". The host bridge stays.
+    pub(super) fn withdraw(&self, slot: u8) {
+        let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        let functions = self.segment.functions().into_iter();
+        for (guest, function) in functions.filter(|(guest, _)| guest.device() == slot && slot > 0) {
+            self.segment.remove(guest);
+            function.quiesce();
+            let steps = function.stop_decoding();
+            self.apply(&mut decoded, guest, &function, &steps);
+        }
+    }
+
     fn apply(
         &self,
         decoded: &mut DecodedBars,

@@ -63,10 +63,12 @@ fn gather(machine: &Machine) -> Report {
                 id: assigned.spec.id.clone(),
                 host: assigned.spec.host.to_string(),
                 guest: assigned.spec.guest.to_string(),
+                errors: assigned.errors,
                 armed_vectors: assigned.device.armed_vectors(),
                 interrupts: by_kind(&assigned.device.interrupts()),
             })
             .collect(),
+        removed: machine.removed.clone(),
         kvm: KvmReport {
             memslots: machine.slots.len(),
             gsis: machine.routing.reserved(),

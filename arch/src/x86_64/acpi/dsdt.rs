@@ -8,6 +8,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
 use super::host_bridge::HostBridge;
+use super::hotplug::GenericEventDevice;
 use super::{AcpiError, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::platform::PlatformDescription;
 use crate::x86_64::layout;
@@ -30,7 +31,12 @@ pub(super) fn dsdt(platform: &PlatformDescription) -> Result<Sdt, AcpiError> {
     soft_off(&mut aml);
     let host_bridge = HostBridge::new(platform)?;
     let processors: Vec<Processor> = (0..platform.cpus).map(|uid| Processor { uid }).collect();
-    let mut devices: Vec<&dyn Aml> = vec![&host_bridge, &Motherboard, &RealTimeClock];
+    let mut devices: Vec<&dyn Aml> = vec![
+        &host_bridge,
+        &GenericEventDevice,
+        &Motherboard,
+        &RealTimeClock,
+    ];
     if platform.serial {
         devices.push(&SerialPort);
     }
@@ -58,6 +64,8 @@ impl Aml for Motherboard {
             dword(layout::PCIE_ECAM_RESERVED_LEN),
         );
         let power = ports(layout::ACPI_POWER_PORT, layout::ACPI_POWER_PORTS);
+        let events = ports(layout::GED_PORT, layout::GED_PORTS);
+        let hotplug = ports(layout::PCI_HOTPLUG_PORT, layout::PCI_HOTPLUG_PORTS);
         let debug_exit = ports(layout::DEBUG_EXIT_PORT, 1);
         Device::new(
             "MBRD".into(),
@@ -66,7 +74,7 @@ impl Aml for Motherboard {
                 &Name::new("_UID".into(), &0u8),
                 &Name::new(
                     "_CRS".into(),
-                    &ResourceTemplate::new(vec![&ecam, &power, &debug_exit]),
+                    &ResourceTemplate::new(vec![&ecam, &power, &events, &hotplug, &debug_exit]),
                 ),
             ],
         )

@@ -7,8 +7,9 @@ use acpi_tables::aml::{
 };
 use acpi_tables::{Aml, AmlSink};
 
-use super::AcpiError;
 use super::dsdt::ports;
+use super::hotplug::Slots;
+use super::{AcpiError, Verbatim};
 use crate::platform::{PciWindow, PlatformDescription};
 use crate::x86_64::layout;
 
@@ -102,18 +103,10 @@ impl Aml for HostBridge {
                 &Verbatim(resources),
                 &Name::new("_PRT".into(), &interrupt_routing()),
                 &OperatingSystemCapabilities,
+                &Slots,
             ],
         )
         .to_aml_bytes(sink);
-    }
-}
-
-/// AML that has been written already.
-struct Verbatim(Vec<u8>);
-
-impl Aml for Verbatim {
-    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        sink.vec(&self.0);
     }
 }
 

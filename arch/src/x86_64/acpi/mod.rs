@@ -6,10 +6,11 @@
 mod dsdt;
 mod fadt;
 mod host_bridge;
+mod hotplug;
 mod madt;
 mod mcfg;
 
-use acpi_tables::Aml;
+use acpi_tables::{Aml, AmlSink};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
 use thiserror::Error;
@@ -118,6 +119,15 @@ impl TableArea {
         self.next = (address + bytes.len() as u64).next_multiple_of(TABLE_ALIGNMENT);
         self.blobs.push(GuestBlob { address, bytes });
         address
+    }
+}
+
+/// AML that has been written already.
+struct Verbatim(Vec<u8>);
+
+impl Aml for Verbatim {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.vec(&self.0);
     }
 }
 

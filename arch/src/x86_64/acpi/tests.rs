@@ -200,6 +200,77 @@ fn osc_grants_everything_but_hotplug() {
 }
 
 #[test]
+fn every_slot_but_the_host_bridges_can_be_ejected() {
+    let dsdt = dsdt(&platform(1));
+    for slot in 1..32u32 {
+        // Name (_ADR, slot << 16), Name (_SUN, slot).
+        let mut device = format!("S{slot:03X}").into_bytes();
+        device.extend([0x08, b'_', b'A', b'D', b'R', 0x0C, 0, 0]);
+        device.extend((slot as u16).to_le_bytes());
+        device.extend([0x08, b'_', b'S', b'U', b'N']);
+        device.extend(if slot == 1 {
+            vec![1]
+        } else {
+            vec![0x0A, slot as u8]
+        });
+        // Method (_EJ0, 1, Serialized) { Store (1 << slot, PCEJ) }.
+        device.push(0x14);
+        let at = dsdt
+            .windows(device.len())
+            .position(|window| window == device);
+        let rest = &dsdt[at.expect("no such slot") + device.len() + 1..];
+        assert!(rest.starts_with(b"_EJ0\x09\x70"), "slot {slot}");
+        let mask = aml_integer(1 << slot);
+        assert!(
+            rest[6..].starts_with(&mask) && rest[6 + mask.len()..].starts_with(b"PCEJ"),
+            "slot {slot}"
+        );
+    }
+    assert!(!contains(&dsdt, b"S000"));
+}
+
+#[test]
+fn a_requested_slot_is_notified_of_its_ejection() {
+    let dsdt = dsdt(&platform(1));
+    for slot in 1..32 {
+        // If (And (Local0, 1 << slot, Local1)) { Notify (slot, 3) }.
+        let mut clause = vec![0x7B, 0x60];
+        clause.extend(aml_integer(1 << slot));
+        clause.extend([0x61, 0x86]);
+        clause.extend(format!("S{slot:03X}").into_bytes());
+        clause.extend([0x0A, 3]);
+        assert!(contains(&dsdt, &clause), "slot {slot}");
+    }
+    // Store (PCID, Local0), which clears the register, once.
+    assert_eq!(dsdt.windows(6).filter(|w| w == b"\x70PCID\x60").count(), 1);
+}
+
+#[test]
+fn event_device_reads_its_register_and_asks_the_host_bridge() {
+    let dsdt = dsdt(&platform(1));
+    assert!(contains(&dsdt, b"ACPI0013"));
+    // Extended interrupt descriptor: consumer, level, active high, exclusive; GSI 9.
+    assert!(contains(&dsdt, &[0x89, 6, 0, 0b0001, 1, 9, 0, 0, 0]));
+    // OperationRegion (GEDR, SystemIO, 0x608, 1), OperationRegion (PCIH, SystemIO, 0x610, 12).
+    assert!(contains(&dsdt, b"\x5B\x80GEDR\x01\x0B\x08\x06\x01"));
+    assert!(contains(&dsdt, b"\x5B\x80PCIH\x01\x0B\x10\x06\x0A\x0C"));
+    // Store (EVTS, Local0), If (And (Local0, 1, Local1)) { \\_SB.PCI0.PCNT () }.
+    assert!(contains(&dsdt, b"\x70EVTS\x60\xA0"));
+    assert!(contains(&dsdt, b"\x7B\x60\x01\x61\x5C\x2F\x03_SB_PCI0PCNT"));
+}
+
+/// An integer in the fewest bytes that AML has for it.
+fn aml_integer(value: u32) -> Vec<u8> {
+    let bytes = value.to_le_bytes();
+    match value {
+        0 | 1 => vec![bytes[0]],
+        2..=0xFF => vec![0x0A, bytes[0]],
+        0x100..=0xFFFF => vec![0x0B, bytes[0], bytes[1]],
+        _ => [&[0x0C][..], &bytes].concat(),
+    }
+}
+
+#[test]
 fn soft_off_uses_the_announced_sleep_type() {
     assert!(contains(
         &dsdt(&platform(1)),

@@ -1,0 +1,168 @@
+//! Slots whose devices leave while the guest runs: the registers that the guest sees, and what its writes do.
+//!
+//! A device leaves in two steps. First it is taken off the guest's bus ([`PciHost::withdraw`]), by the vCPU that ejects it or
+//! by the control thread. Then the control thread, which owns it, gives it back to the host ([`Machine::give_back`]).
+
+use super::MachineError;
+use super::assigned::Assigned;
+use super::builder::Machine;
+use super::buses::{Buses, Space};
+use super::pci_host::PciHost;
+use super::platform::eventfd;
+use crate::kvm::GsiRouting;
+use crate::spec::DeviceSpec;
+use arch::x86_64::layout;
+use devices::acpi::{GenericEvent, GenericEventDevice, PciHotplug, SlotPower};
+use devices::vfio::VfioPciDevice;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+use vmm_sys_util::eventfd::EventFd;
+
+// What the ACPI tables say of the registers is what the devices do.
+const _: () = {
+    assert!(
+        layout::GED_PORTS as u64 == GenericEventDevice::LEN
+            && layout::GED_EVENT_PCI_HOTPLUG == GenericEvent::PciHotplug as u8
+            && layout::PCI_HOTPLUG_PORTS as u64 == PciHotplug::LEN
+            && PciHotplug::EJECT_REQUESTS_OFFSET == 4
+            && PciHotplug::EJECT_OFFSET == 8
+    );
+};
+
+/// How long a vCPU's access to a device that is leaving may take.
+const LAST_ACCESS: Duration = Duration::from_secs(5);
+
+/// The registers for slots that change.
+pub(super) struct Hotplug {
+    events: Arc<GenericEventDevice>,
+    registers: Arc<PciHotplug>,
+    ejected: Arc<Ejected>,
+}
+
+/// What the guest has ejected and the control thread has not yet given back.
+struct Ejected {
+    /// The buses own the registers, so these don't own the host bridge.
+    pci: Weak<PciHost>,
+    slots: AtomicU32,
+    notified: EventFd,
+}
+
+impl SlotPower for Ejected {
+    fn eject(&self, slots: u32) {
+        let Some(pci) = self.pci.upgrade() else {
+            return;
+        };
+        each_slot(slots).for_each(|slot| pci.withdraw(slot));
+        self.slots.fetch_or(slots, Ordering::SeqCst);
+        if let Err(error) = self.notified.write(1) {
+            log::error!("the control thread can't be told of an ejected slot: {error}");
+        }
+    }
+}
+
+/// The slots whose bits are set.
+fn each_slot(slots: u32) -> impl Iterator<Item = u8> {
+    (0..32).filter(move |slot| slots >> slot & 1 != 0)
+}
+
+impl Hotplug {
+    /// Puts the registers on `buses`.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub(super) fn attach(
+        pci: &Arc<PciHost>,
+        buses: &Buses,
+        routing: &GsiRouting,
+    ) -> Result<Self, MachineError> {
+        let events = Arc::new(GenericEventDevice::new(routing.line(layout::GED_GSI)));
+        let ejected = Arc::new(Ejected {
+            pci: Arc::downgrade(pci),
+            slots: AtomicU32::new(0),
+            notified: eventfd()?,
+        });
+        let power = Arc::clone(&ejected) as Arc<dyn SlotPower>;
+        let registers = Arc::new(PciHotplug::new(Arc::clone(&events), power));
+        let ged = (layout::GED_PORT.into(), GenericEventDevice::LEN);
+        buses.insert(Space::Port, ged, "acpi events", Arc::clone(&events) as _)?;
+        let slots = (layout::PCI_HOTPLUG_PORT.into(), PciHotplug::LEN);
+        buses.insert(
+            Space::Port,
+            slots,
+            "pci hotplug",
+            Arc::clone(&registers) as _,
+        )?;
+        Ok(Self {
+            events,
+            registers,
+            ejected,
+        })
+    }
+
+    /// Asks the guest to eject `slot`.
+    pub(super) fn request_eject(&self, slot: u8) {
+        self.registers.request_eject(slot);
+    }
+
+    /// Becomes readable when the guest has ejected something.
+    #[must_use]
+    pub(super) fn notified(&self) -> &EventFd {
+        &self.ejected.notified
+    }
+
+    /// The slots that the guest has ejected since the last call.
+    pub(super) fn take_ejected(&self) -> impl Iterator<Item = u8> + use<> {
+        let _ = self.ejected.notified.read();
+        each_slot(self.ejected.slots.swap(0, Ordering::SeqCst))
+    }
+
+    /// Forgets what the guest was not told yet.
+    pub(super) fn reset(&self) {
+        self.registers.reset();
+        self.events.reset();
+    }
+}
+
+impl Machine {
+    /// Takes whatever is in `slot` off the guest's bus, unless the guest has ejected it already, and gives it back to the host.
+    /// Returns what was there, each with the number of its errors.
+    pub(super) fn give_back(&mut self, slot: u8) -> Vec<(DeviceSpec, u64)> {
+        self.pci.withdraw(slot);
+        let Some(assigned) = &mut self.assigned else {
+            return Vec::new();
+        };
+        let leaving = assigned
+            .devices
+            .extract_if(.., |assigned| assigned.spec.guest.device() == slot);
+        leaving
+            .map(|assigned| {
+                let Assigned {
+                    spec,
+                    device,
+                    errors,
+                } = assigned;
+                close(device, &spec);
+                (spec, errors)
+            })
+            .collect()
+    }
+}
+
+/// Closes the device, whereupon the kernel resets it. A vCPU that found it before it left the bus may still be in it.
+fn close(mut device: Arc<VfioPciDevice>, spec: &DeviceSpec) {
+    let started = Instant::now();
+    loop {
+        match Arc::try_unwrap(device) {
+            Ok(device) => return drop(device),
+            Err(shared) if started.elapsed() < LAST_ACCESS => device = shared,
+            Err(_) => {
+                // The host waits until the access ends, whatever is done here.
+                log::error!("{}: still being accessed, closed later", spec.host);
+                return;
+            }
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
