@@ -48,7 +48,7 @@ pub struct PciFunctionSlot {
 pub struct PlatformDescription {
     /// Number of CPUs, 1..=254. The APIC id of a CPU is its index.
     pub cpus: u8,
-    /// RAM, ascending and disjoint, from [`crate::x86_64::layout::ram_ranges`].
+    /// RAM, ascending and disjoint, from [`crate::x86_64::layout::place_ram`].
     pub ram: Vec<MemoryRange>,
     /// The window for 32-bit BARs.
     pub pci_window_32: PciWindow,

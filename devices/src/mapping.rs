@@ -11,21 +11,18 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::guest_memory::{Error as GuestMemoryError, Result as GuestMemoryResult};
+use vm_memory::{
+    GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes, GuestUsize, MemoryRegionAddress,
+    VolatileSlice,
+};
 
 /// A mapping of host memory into this process, unmapped when dropped.
 pub struct HostMapping {
     address: usize,
     len: usize,
-    owner: Owner,
-}
-
-/// Who unmaps the memory.
-enum Owner {
-    /// This mapping's own `mmap`, and the whole reservation it lies in.
-    Mmap { reservation: usize, reserved: usize },
-    /// vm-memory owns it; the `Arc` keeps it alive.
-    GuestRam { _region: Arc<GuestRegionMmap> },
+    /// The whole reservation that it lies in: address and length.
+    reservation: (usize, usize),
 }
 
 /// Protection of a device mapping.
@@ -37,8 +34,8 @@ pub struct Access {
     pub write: bool,
 }
 
-/// A kernel can map a BAR by 2 MiB or 1 GiB pages only where virtual address and file offset are
-/// congruent modulo that size.
+/// A kernel can map a BAR or huge pages of RAM by 2 MiB or 1 GiB pages only where virtual address, file offset and guest
+/// address are congruent modulo that size.
 const LARGEST_PAGE: usize = 1 << 30;
 
 impl HostMapping {
@@ -94,10 +91,7 @@ impl HostMapping {
         let mapping = Self {
             address,
             len,
-            owner: Owner::Mmap {
-                reservation: start,
-                reserved,
-            },
+            reservation: (start, reserved),
         };
         // SAFETY: `address..address + len` lies inside the reservation made above (align - 1 bytes
         // of slack at most, `reserved` is `len + align`), which only this function knows of, so
@@ -116,17 +110,6 @@ impl HostMapping {
             return Err(io::Error::last_os_error());
         }
         Ok(mapping)
-    }
-
-    /// A view of guest RAM, which keeps the RAM alive.
-    #[must_use]
-    pub fn of_guest_ram(region: Arc<GuestRegionMmap>) -> Self {
-        Self {
-            address: region.as_ptr() as usize,
-            // A region that is mapped fits the address space.
-            len: usize::try_from(region.len()).unwrap_or(usize::MAX),
-            owner: Owner::GuestRam { _region: region },
-        }
     }
 
     /// Address of the first byte in this process.
@@ -150,20 +133,15 @@ impl HostMapping {
 
 impl Drop for HostMapping {
     fn drop(&mut self) {
-        if let Owner::Mmap {
-            reservation,
-            reserved,
-        } = self.owner
-        {
-            // SAFETY: the range is the one reserved by `shared`, unmapped once, here; whatever
-            // pointed into it held an `Arc` of this mapping and is gone.
-            let failed = unsafe { libc::munmap(reservation as *mut libc::c_void, reserved) } != 0;
-            if failed {
-                log::error!(
-                    "munmap of {reserved:#x} bytes at {reservation:#x}: {}",
-                    io::Error::last_os_error()
-                );
-            }
+        let (reservation, reserved) = self.reservation;
+        // SAFETY: the range is the one reserved by `shared`, unmapped once, here; whatever
+        // pointed into it held an `Arc` of this mapping and is gone.
+        let failed = unsafe { libc::munmap(reservation as *mut libc::c_void, reserved) } != 0;
+        if failed {
+            log::error!(
+                "munmap of {reserved:#x} bytes at {reservation:#x}: {}",
+                io::Error::last_os_error()
+            );
         }
     }
 }
@@ -255,5 +233,111 @@ impl HostRange {
         let end = offset.checked_add(len)?;
         (end <= self.len)
             .then(|| Self::new(Arc::clone(&self.mapping), self.offset + offset, len))?
+    }
+}
+
+/// A range of guest RAM, for those that read and write it through vm-memory.
+#[derive(Debug)]
+pub struct RamRegion {
+    start: GuestAddress,
+    mapping: Arc<HostMapping>,
+}
+
+impl RamRegion {
+    /// Maps `len` bytes of `file` from `offset` as guest RAM from `start` on.
+    ///
+    /// # Errors
+    /// The errno of `mmap`; `ENOMEM` for a file of huge pages that are not there.
+    pub fn map(file: BorrowedFd<'_>, offset: u64, start: u64, len: u64) -> io::Result<Self> {
+        let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+        let access = Access {
+            read: true,
+            write: true,
+        };
+        start.checked_add(len).ok_or_else(invalid)?;
+        let len = usize::try_from(len).map_err(|_| invalid())?;
+        Ok(Self {
+            start: GuestAddress(start),
+            mapping: Arc::new(HostMapping::shared(file, offset, len, access, start)?),
+        })
+    }
+
+    /// Where it is in this process.
+    #[must_use]
+    pub fn mapping(&self) -> &Arc<HostMapping> {
+        &self.mapping
+    }
+}
+
+impl GuestMemoryRegion for RamRegion {
+    type B = ();
+
+    fn len(&self) -> GuestUsize {
+        self.mapping.len as u64
+    }
+
+    fn start_addr(&self) -> GuestAddress {
+        self.start
+    }
+
+    fn bitmap(&self) {}
+
+    fn get_slice(
+        &self,
+        offset: MemoryRegionAddress,
+        count: usize,
+    ) -> GuestMemoryResult<VolatileSlice<'_>> {
+        let outside = GuestMemoryError::InvalidBackendAddress;
+        let offset = usize::try_from(offset.0).unwrap_or(usize::MAX);
+        match offset.checked_add(count) {
+            Some(end) if end <= self.mapping.len => {}
+            _ => return Err(outside),
+        }
+        let address = (self.mapping.address + offset) as *mut u8;
+        // SAFETY: `offset..offset + count` lies inside the mapping, which is readable and writable
+        // and which `self` keeps alive as long as the slice borrows it. No reference into it exists:
+        // all of this program reaches guest RAM through such slices.
+        Ok(unsafe { VolatileSlice::new(address, count) })
+    }
+}
+
+impl GuestMemoryRegionBytes for RamRegion {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use vm_memory::Bytes;
+
+    fn ram(start: u64, len: u64) -> RamRegion {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(2 * len).unwrap();
+        RamRegion::map(file.as_fd(), len, start, len).unwrap()
+    }
+
+    #[test]
+    fn ram_lies_in_the_process_as_it_lies_in_the_guest_modulo_large_pages() {
+        for (start, len, page) in [
+            (0, 3 << 30, 1 << 30),
+            (0x1_2360_0000, 2 << 30, 1 << 30),
+            (4 << 30, 8 << 20, 8 << 20),
+        ] {
+            let ram = ram(start, len);
+            assert_eq!(ram.mapping().address() as u64 % page, start % page);
+        }
+    }
+
+    #[test]
+    fn accesses_beyond_the_end_of_ram_are_refused() {
+        let ram = ram(1 << 20, 8192);
+        let at = |offset| MemoryRegionAddress(offset);
+        ram.write_slice(&[1, 2, 3, 4], at(8188)).unwrap();
+        let mut bytes = [0; 4];
+        ram.read_slice(&mut bytes, at(8188)).unwrap();
+        assert_eq!(bytes, [1, 2, 3, 4]);
+        assert!(ram.write_slice(&bytes, at(8189)).is_err());
+        assert!(ram.get_slice(at(u64::MAX), 1).is_err());
+        assert!(ram.get_slice(at(8192), 1).is_err());
+        assert_eq!(ram.get_slice(at(8192), 0).unwrap().len(), 0);
     }
 }

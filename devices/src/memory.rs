@@ -23,6 +23,8 @@ impl Iova {
 pub enum RegionKind {
     /// Guest RAM.
     Ram,
+    /// RAM that no device can reach: an IOMMU can't map it, and the guest is told that it is no RAM.
+    CpuRam,
     /// A mapped part of a device's BAR (a target of peer-to-peer DMA).
     Bar,
 }

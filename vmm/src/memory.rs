@@ -1,17 +1,19 @@
 //! Guest-physical memory: RAM, and the one map that KVM and the IOMMU follow.
 
 use arch::platform::MemoryRange;
-use devices::mapping::{HostMapping, HostRange};
+use arch::x86_64::layout::RamPlacement;
+use devices::host::HugePageSize;
+use devices::mapping::{HostRange, RamRegion};
 use devices::memory::{MemoryListener, MemoryRegion, RegionKind};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::GuestRegionCollection;
 
 /// Why guest RAM could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,17 @@ pub enum RamError {
     /// It could not be mapped.
     #[error("guest RAM can't be mapped")]
     Map(#[source] io::Error),
+    /// There are not enough huge pages, although there were when the host was looked at.
+    #[error("the host can't supply {size:#x} bytes of guest RAM in huge pages of {page}")]
+    HugePages {
+        /// Size in bytes.
+        size: u64,
+        /// The pages.
+        page: HugePageSize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The host has not enough memory.
     #[error("the host can't supply {size:#x} bytes of guest RAM")]
     Populate {
@@ -39,57 +52,82 @@ pub enum RamError {
     },
 }
 
+/// Guest RAM as vm-memory has it.
+pub type GuestMemory = GuestRegionCollection<RamRegion>;
+
 /// The guest's RAM: one shared memory file, mapped once.
 ///
 /// It is shared and never private because VFIO pins it: the first write to a pinned private page
 /// would copy it, and the device would go on with the old one.
 pub struct GuestRam {
-    memory: GuestMemoryMmap,
+    memory: GuestMemory,
     regions: Vec<MemoryRegion>,
+    huge_pages: Option<HugePageSize>,
 }
 
-/// What a thread populates at once, a multiple of the huge page size so that no two threads fault the same one. While it
-/// does, nothing else of the process can be mapped, a device's BARs for instance: longer pieces would hold that up.
+/// What a thread populates at once, a multiple of the size of transparent huge pages so that no two threads fault the same
+/// one. While it does, nothing else of the process can be mapped, a device's BARs for instance: longer pieces would hold
+/// that up.
 const POPULATE_PIECE: usize = 16 << 20;
 
 impl GuestRam {
-    /// Maps `ranges`; no page is present yet.
+    /// Maps RAM where `placement` says; no page is present yet, but huge pages are set aside.
     ///
     /// # Errors
     /// [`RamError`].
-    pub fn new(ranges: &[MemoryRange]) -> Result<Self, RamError> {
-        let size = ranges.iter().map(|range| range.len).sum();
-        let file = memory_file(size).map_err(|source| RamError::File { size, source })?;
-        let file = Arc::new(file);
-        let mut mapped = Vec::with_capacity(ranges.len());
+    pub fn new(
+        placement: &RamPlacement,
+        huge_pages: Option<HugePageSize>,
+    ) -> Result<Self, RamError> {
+        let size = placement.ranges.iter().map(|range| range.len).sum();
+        let file =
+            memory_file(size, huge_pages).map_err(|source| RamError::File { size, source })?;
+        let failed = |source| match huge_pages {
+            Some(page) => RamError::HugePages { size, page, source },
+            None => RamError::Map(source),
+        };
+        let mut mapped = Vec::with_capacity(placement.ranges.len());
         let mut offset = 0;
-        for range in ranges {
-            let backing = FileOffset::from_arc(Arc::clone(&file), offset);
-            mapped.push(Arc::new(map_range(range, backing)?));
+        for range in &placement.ranges {
+            let region = RamRegion::map(file.as_fd(), offset, range.start, range.len);
+            mapped.push(Arc::new(region.map_err(failed)?));
             offset += range.len;
         }
-        let regions = ranges
+        let regions: Vec<_> = placement
+            .ranges
             .iter()
             .zip(&mapped)
-            .map(|(range, region)| MemoryRegion {
-                guest_address: range.start,
-                host: HostRange::whole(Arc::new(HostMapping::of_guest_ram(Arc::clone(region)))),
-                kind: RegionKind::Ram,
+            .flat_map(|(range, region)| {
+                parts(
+                    range,
+                    &HostRange::whole(Arc::clone(region.mapping())),
+                    placement.cpu_only,
+                )
             })
-            .collect::<Vec<_>>();
-        for region in &regions {
+            .collect();
+        for region in regions.iter().filter(|_| huge_pages.is_none()) {
             if let Err(error) = region.host.advise_huge_pages() {
                 log::debug!("no transparent huge pages for guest RAM: {error}");
             }
         }
-        let memory = GuestMemoryMmap::from_arc_regions(mapped)
+        let memory = GuestMemory::from_arc_regions(mapped)
             .map_err(|error| RamError::Map(io::Error::other(error.to_string())))?;
-        Ok(Self { memory, regions })
+        Ok(Self {
+            memory,
+            regions,
+            huge_pages,
+        })
+    }
+
+    /// The huge pages that the RAM is made of, if it is.
+    #[must_use]
+    pub fn huge_pages(&self) -> Option<HugePageSize> {
+        self.huge_pages
     }
 
     /// The RAM as vm-memory's type.
     #[must_use]
-    pub fn memory(&self) -> &GuestMemoryMmap {
+    pub fn memory(&self) -> &GuestMemory {
         &self.memory
     }
 
@@ -105,15 +143,26 @@ impl GuestRam {
 ///
 /// # Errors
 /// [`RamError::Populate`].
-pub fn populate(regions: &[MemoryRegion], cancelled: &AtomicBool) -> Result<(), RamError> {
+pub fn populate(
+    regions: &[MemoryRegion],
+    huge_pages: Option<HugePageSize>,
+    cancelled: &AtomicBool,
+) -> Result<(), RamError> {
     let size = regions.iter().map(|r| r.host.len() as u64).sum();
-    let failed = |source| RamError::Populate { size, source };
+    let failed = |source| match huge_pages {
+        Some(page) => RamError::HugePages { size, page, source },
+        None => RamError::Populate { size, source },
+    };
+    let page = huge_pages.map_or(0, HugePageSize::bytes);
+    let piece = usize::try_from(page)
+        .unwrap_or(usize::MAX)
+        .max(POPULATE_PIECE);
     // One processor is left to the guest, which boots meanwhile.
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = threads.saturating_sub(1).max(1);
     let pieces: Vec<HostRange> = regions
         .iter()
-        .flat_map(|region| pieces(&region.host))
+        .flat_map(|region| pieces(&region.host, piece))
         .collect();
     let next = Mutex::new(pieces.iter());
     let work = || {
@@ -146,27 +195,52 @@ pub fn populate(regions: &[MemoryRegion], cancelled: &AtomicBool) -> Result<(), 
     .map_err(failed)
 }
 
-fn memory_file(size: u64) -> io::Result<File> {
-    let file = memfd_create(
-        "ferry-guest-ram",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )?;
+fn memory_file(size: u64, huge_pages: Option<HugePageSize>) -> io::Result<OwnedFd> {
+    let pages = match huge_pages {
+        None => MemfdFlags::empty(),
+        Some(HugePageSize::Mib2) => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+        Some(HugePageSize::Gib1) => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
+    };
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | pages;
+    let file = memfd_create("ferry-guest-ram", flags)?;
     ftruncate(&file, size)?;
     // Nobody can take memory away from under the guest and its devices.
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::SEAL)?;
-    Ok(File::from(file))
+    Ok(file)
 }
 
-fn map_range(range: &MemoryRange, backing: FileOffset) -> Result<GuestRegionMmap, RamError> {
-    let len = usize::try_from(range.len).map_err(|e| RamError::Map(io::Error::other(e)))?;
-    GuestRegionMmap::from_range(GuestAddress(range.start), len, Some(backing))
-        .map_err(|error| RamError::Map(io::Error::other(error.to_string())))
+/// The RAM of `range` as regions: what only the CPUs reach is one of its own.
+fn parts(
+    range: &MemoryRange,
+    host: &HostRange,
+    cpu_only: Option<MemoryRange>,
+) -> Vec<MemoryRegion> {
+    let cut = cpu_only.map_or((range.end(), range.end()), |only| {
+        let inside = |address: u64| address.clamp(range.start, range.end());
+        (inside(only.start), inside(only.end()))
+    });
+    [
+        (range.start, cut.0, RegionKind::Ram),
+        (cut.0, cut.1, RegionKind::CpuRam),
+        (cut.1, range.end(), RegionKind::Ram),
+    ]
+    .into_iter()
+    .filter_map(|(start, end, kind)| {
+        let offset = usize::try_from(start - range.start).ok()?;
+        let len = usize::try_from(end - start).ok().filter(|len| *len > 0)?;
+        Some(MemoryRegion {
+            guest_address: start,
+            host: host.part(offset, len)?,
+            kind,
+        })
+    })
+    .collect()
 }
 
-fn pieces(host: &HostRange) -> Vec<HostRange> {
+fn pieces(host: &HostRange, piece: usize) -> Vec<HostRange> {
     (0..host.len())
-        .step_by(POPULATE_PIECE)
-        .filter_map(|offset| host.part(offset, POPULATE_PIECE.min(host.len() - offset)))
+        .step_by(piece)
+        .filter_map(|offset| host.part(offset, piece.min(host.len() - offset)))
         .collect()
 }
 
@@ -340,9 +414,17 @@ mod tests {
         }
     }
 
+    fn placed(ranges: &[(u64, u64)], cpu_only: Option<MemoryRange>) -> GuestRam {
+        let range = |(start, len)| MemoryRange { start, len };
+        let placement = RamPlacement {
+            ranges: ranges.iter().copied().map(range).collect(),
+            cpu_only,
+        };
+        GuestRam::new(&placement, None).unwrap()
+    }
+
     fn ram(start: u64, len: u64) -> MemoryRegion {
-        let ram = GuestRam::new(&[MemoryRange { start, len }]).unwrap();
-        ram.regions()[0].clone()
+        placed(&[(start, len)], None).regions()[0].clone()
     }
 
     #[test]
@@ -406,15 +488,38 @@ mod tests {
             let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
             statm.split(' ').nth(2).unwrap().parse::<u64>().unwrap() * 4096
         };
-        let ram = GuestRam::new(&[MemoryRange {
-            start: 0,
-            len: 130 << 20,
-        }])
-        .unwrap();
+        let ram = placed(&[(0, 130 << 20)], None);
         let before = resident();
-        populate(ram.regions(), &AtomicBool::new(true)).unwrap();
+        populate(ram.regions(), None, &AtomicBool::new(true)).unwrap();
         assert!(resident() < before + (64 << 20), "cancelled");
-        populate(ram.regions(), &AtomicBool::new(false)).unwrap();
+        populate(ram.regions(), None, &AtomicBool::new(false)).unwrap();
         assert!(resident() >= before + (130 << 20));
+    }
+
+    #[test]
+    fn what_no_device_reaches_is_a_region_of_its_own() {
+        let firmware = MemoryRange {
+            start: 0xa_0000,
+            len: 0x6_0000,
+        };
+        let ram = placed(&[(0, 4 << 20), (4 << 30, 2 << 20)], Some(firmware));
+        let base = ram.regions()[0].host.address();
+        let shape: Vec<_> = ram
+            .regions()
+            .iter()
+            .map(|region| (region.guest_address, region.host.len(), region.kind))
+            .collect();
+        assert_eq!(
+            shape,
+            [
+                (0, 0xa_0000, RegionKind::Ram),
+                (0xa_0000, 0x6_0000, RegionKind::CpuRam),
+                (0x10_0000, 0x30_0000, RegionKind::Ram),
+                (4 << 30, 2 << 20, RegionKind::Ram),
+            ]
+        );
+        assert_eq!(ram.regions()[2].host.address(), base + 0x10_0000);
+        let plain = placed(&[(0, 4 << 20)], None);
+        assert_eq!(plain.regions().len(), 1);
     }
 }

@@ -1,5 +1,6 @@
 //! What a user wants, proven valid: below here there is no text to parse and no second check.
 
+use devices::host::HugePageSize;
 use devices::pci::{GuestBdf, HostSbdf};
 use devices::vfio::RomChoice;
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ pub struct MachineSpec {
     pub cpus: CpuCount,
     /// Size of guest RAM.
     pub memory: MemorySize,
+    /// The pages that it is made of, if not of the smallest; its size is a multiple of theirs.
+    pub huge_pages: Option<HugePageSize>,
     /// The devices to assign, each at its own place on the guest's bus.
     pub devices: Vec<DeviceSpec>,
     /// Whether they reach each other's BARs.
@@ -258,10 +261,10 @@ fn first_free(taken: &BTreeMap<GuestBdf, HostSbdf>) -> Option<GuestBdf> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn request(host: &str, guest: Option<(u8, u8)>) -> DeviceRequest {
+    pub(crate) fn request(host: &str, guest: Option<(u8, u8)>) -> DeviceRequest {
         DeviceRequest {
             host: host.parse().unwrap(),
             id: None,

@@ -13,15 +13,18 @@
 //! | 0xFEFF_C000 – 0xFF00_0000 | pages KVM needs on Intel hosts without unrestricted guest |
 //! | 0x1_0000_0000 … | high RAM, then the PCI window for 64-bit BARs |
 
+mod placement;
+
+use std::ops::RangeInclusive;
+
 use thiserror::Error;
 
-use crate::platform::{MemoryRange, PciWindow};
+pub use self::placement::{AddressLimits, BarSpace, RamPlacement, pci_window_64, place_ram};
 
 // So that sizes read as sizes.
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-const TIB: u64 = 1 << 40;
 
 /// Smallest page, the alignment of everything that is mapped.
 pub const PAGE_SIZE: u64 = 4 * KIB;
@@ -66,8 +69,6 @@ pub const HIGH_RAM_START: u64 = 4 * GIB;
 pub const PCI_WINDOW_32_BASE: u64 = 0xC000_0000;
 /// Length of the PCI window for 32-bit BARs.
 pub const PCI_WINDOW_32_LEN: u64 = 512 * MIB;
-/// The 64-bit PCI window keeps this much room for devices that are plugged in later, where addresses allow.
-pub const PCI_WINDOW_64_RESERVE: u64 = 64 * GIB;
 /// PCI Express configuration space of segment 0.
 pub const PCIE_ECAM_BASE: u64 = 0xE000_0000;
 /// Part of the ECAM area that is decoded: bus 0.
@@ -87,14 +88,6 @@ pub const KVM_IDENTITY_MAP_ADDRESS: u64 = 0xFEFF_C000;
 pub const KVM_TSS_ADDRESS: u64 = 0xFEFF_D000;
 /// Length of the KVM TSS.
 pub const KVM_TSS_LEN: u64 = 3 * PAGE_SIZE;
-
-/// The AMD HyperTransport range: an AMD IOMMU can't map it, and peer-to-peer DMA to a BAR there is lost.
-const HYPERTRANSPORT_BASE: u64 = 0xFD_0000_0000;
-/// First address behind the HyperTransport range.
-const HYPERTRANSPORT_END: u64 = TIB;
-
-/// No x86 CPU has wider physical addresses.
-const PHYS_BITS_MAX: u8 = 52;
 
 /// COM1: first of eight I/O ports.
 pub const COM1_PORT: u16 = 0x3F8;
@@ -167,8 +160,33 @@ pub const PCI_INTX_GSI_COUNT: u32 = 8;
 pub const IOAPIC_PINS: u32 = 24;
 
 /// Why a guest can't be laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LayoutError {
+    /// An IOMMU can't map the first page of RAM, which can't lie elsewhere.
+    #[error(
+        "an IOMMU can't map {:#x}-{:#x}, which lies in the first {} MiB of RAM, and those can't be moved",
+        reserved.start(), reserved.end(), page / MIB
+    )]
+    FirstPage {
+        /// What it can't map.
+        reserved: RangeInclusive<u64>,
+        /// Bytes that have to be RAM from address 0 on.
+        page: u64,
+    },
+    /// There are fewer addresses than RAM.
+    #[error(
+        "{} MiB of RAM need more addresses than there are: {} MiB have a place below the {phys_bits}-bit limit of the \
+         CPU and around what the IOMMU can't map",
+        size / MIB, available / MIB
+    )]
+    Ram {
+        /// Bytes of RAM.
+        size: u64,
+        /// Bytes that have a place.
+        available: u64,
+        /// The guest's physical address width.
+        phys_bits: u8,
+    },
     /// The BARs present need more room than there is between RAM and the address limit.
     #[error(
         "64-bit BARs need {} MiB of address space, but only {} MiB lie free between the end of RAM at {ram_end:#x} \
@@ -187,73 +205,10 @@ pub enum LayoutError {
     },
 }
 
-/// Splits `size` bytes of RAM around the hole below 4 GiB.
-#[must_use]
-pub fn ram_ranges(size: u64) -> Vec<MemoryRange> {
-    let low = size.min(LOW_RAM_END);
-    let high = size - low;
-    [(0, low), (HIGH_RAM_START, high)]
-        .into_iter()
-        .filter(|(_, len)| *len > 0)
-        .map(|(start, len)| MemoryRange { start, len })
-        .collect()
-}
-
 /// The GSI of INTx pin `pin` (0 = INTA) of device `slot` on bus 0.
 #[must_use]
 pub fn intx_gsi(slot: u8, pin: u8) -> u32 {
     PCI_INTX_GSI_BASE + (u32::from(slot) + u32::from(pin)) % PCI_INTX_GSI_COUNT
-}
-
-/// Places the window for 64-bit BARs: above RAM, below `1 << phys_bits`, aligned for a BAR of `needed` bytes.
-///
-/// The window holds `needed` bytes and [`PCI_WINDOW_64_RESERVE`] for hotplug, or what fits. It lies as low as it can,
-/// since an IOMMU may be narrower than the CPU, and avoids the range an AMD IOMMU can't map. `needed` 0 always
-/// succeeds, if need be with a window of length 0.
-///
-/// # Errors
-/// When `needed` bytes don't fit.
-pub fn pci_window_64(ram_end: u64, needed: u64, phys_bits: u8) -> Result<PciWindow, LayoutError> {
-    let alignment = needed
-        .checked_next_power_of_two()
-        .unwrap_or(1 << 63)
-        .max(GIB);
-    let limit = 1u64 << phys_bits.min(PHYS_BITS_MAX);
-    let floor = ram_end.max(HIGH_RAM_START);
-    let gaps = [
-        (floor, limit.min(HYPERTRANSPORT_BASE)),
-        (floor.max(HYPERTRANSPORT_END), limit),
-    ];
-    let candidates = gaps.map(|(start, end)| {
-        let base = start
-            .checked_next_multiple_of(alignment)
-            .unwrap_or(u64::MAX);
-        PciWindow {
-            base,
-            len: end.saturating_sub(base),
-        }
-    });
-    let wanted = needed
-        .saturating_add(PCI_WINDOW_64_RESERVE)
-        .checked_next_multiple_of(GIB)
-        .unwrap_or(u64::MAX);
-    if let Some(roomy) = candidates.iter().find(|window| window.len >= wanted) {
-        return Ok(PciWindow {
-            base: roomy.base,
-            len: wanted,
-        });
-    }
-    let [below, above] = candidates;
-    let largest = if above.len > below.len { above } else { below };
-    if largest.len < needed {
-        return Err(LayoutError::PciWindow64 {
-            needed,
-            available: largest.len,
-            ram_end,
-            phys_bits,
-        });
-    }
-    Ok(largest)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! IOMMU groups: what the IOMMU can tell apart, and so what is assigned as one.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::function::HostFunction;
@@ -52,6 +53,18 @@ impl ReservedRegionType {
             "msi" => Self::Msi,
             _ => Self::Other,
         }
+    }
+}
+
+impl fmt::Display for ReservedRegionType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::DirectRelaxable => "direct-relaxable",
+            Self::Reserved => "reserved",
+            Self::Msi => "msi",
+            Self::Other => "of an unknown type",
+        })
     }
 }
 

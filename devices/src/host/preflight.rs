@@ -2,6 +2,7 @@
 
 use super::binding::{self, BindingObstacle};
 use super::function::HostFunction;
+use super::huge_pages::{self, HugePageSize, HugePagesObstacle};
 use super::iommu::{self, IommuObstacle};
 use super::kvm::{self, KvmObstacle};
 use super::limits::ProcessLimits;
@@ -19,6 +20,8 @@ pub struct RunRequirements<'a> {
     pub devices: &'a [HostSbdf],
     /// Bytes of guest RAM; all of it is pinned as soon as one device is assigned.
     pub guest_ram: u64,
+    /// The pages that it is to be made of, if not of the smallest.
+    pub huge_pages: Option<HugePageSize>,
 }
 
 /// One reason why a run can't work.
@@ -45,6 +48,9 @@ pub enum Obstacle {
     /// The locked-memory limit.
     #[error(transparent)]
     Memlock(#[from] MemlockObstacle),
+    /// Huge pages.
+    #[error(transparent)]
+    HugePages(#[from] HugePagesObstacle),
 }
 
 impl Obstacle {
@@ -59,6 +65,7 @@ impl Obstacle {
             Self::Remapping(obstacle) => obstacle.problem(),
             Self::VfioNode(obstacle) => obstacle.problem(),
             Self::Memlock(obstacle) => obstacle.problem(),
+            Self::HugePages(obstacle) => obstacle.problem(),
         }
     }
 }
@@ -110,6 +117,9 @@ pub fn obstacles(
     if !requirements.devices.is_empty() {
         let low = memlock::check(requirements.guest_ram, limits);
         walk.keep(Ok(low));
+    }
+    if let Some(size) = requirements.huge_pages {
+        walk.keep(huge_pages::check(root, requirements.guest_ram, size));
     }
     walk.found
 }
@@ -219,7 +229,7 @@ impl Walk<'_> {
 #[cfg(test)]
 mod tests {
     use crate::host::saved::{FakeLimits, GPU, GPU_AUDIO, NIC, SavedHost, sbdf};
-    use crate::host::{Obstacle, RunRequirements, obstacles};
+    use crate::host::{HugePageSize, Obstacle, RunRequirements, obstacles};
 
     #[test]
     fn healthy_hosts_have_no_obstacle() {
@@ -274,6 +284,26 @@ mod tests {
     }
 
     #[test]
+    fn missing_huge_pages_are_told_with_the_other_problems() {
+        let host = SavedHost::intel();
+        host.remove("dev/vfio/vfio");
+        let devices = [sbdf(NIC.0)];
+        let requirements = RunRequirements {
+            devices: &devices,
+            guest_ram: 1 << 30,
+            huge_pages: Some(HugePageSize::Gib1),
+        };
+        let found = obstacles(&host.root(), &requirements, &FakeLimits::generous());
+        assert!(
+            matches!(
+                found.as_slice(),
+                [Obstacle::VfioNode(_), Obstacle::HugePages(_)]
+            ),
+            "{found:#?}"
+        );
+    }
+
+    #[test]
     fn unreadable_identity_is_reported_not_guessed() {
         let host = SavedHost::intel();
         host.file("sys/bus/pci/devices/0000:03:00.0/vendor", "banana\n");
@@ -324,6 +354,7 @@ mod tests {
         let requirements = RunRequirements {
             devices: &devices,
             guest_ram: 0,
+            huge_pages: None,
         };
         let found = obstacles(&host.root(), &requirements, &FakeLimits::generous());
         assert!(

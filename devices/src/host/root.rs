@@ -88,6 +88,22 @@ impl HostRoot {
         self.text(relative).ok().flatten().unwrap_or_default()
     }
 
+    /// A decimal number; `None` when there is no such file.
+    pub(super) fn count(&self, relative: impl AsRef<Path>) -> Result<Option<u64>, HostError> {
+        let path = relative.as_ref();
+        let Some(text) = self.text(path)? else {
+            return Ok(None);
+        };
+        match text.parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(HostError::Malformed {
+                path: self.path(path),
+                text,
+                expected: "a number",
+            }),
+        }
+    }
+
     /// Last component of a symlink's target, the way sysfs names a driver or a group.
     pub(super) fn link_name(
         &self,

@@ -157,6 +157,7 @@ impl SavedHost {
         let requirements = RunRequirements {
             devices: &devices,
             guest_ram: 8 * GIB,
+            huge_pages: None,
         };
         let problems = preflight(&self.root(), &requirements, limits)
             .err()

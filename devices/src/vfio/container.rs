@@ -224,6 +224,7 @@ impl MemoryListener for VfioContext {
         let iova = Iova::of_guest_address(region.guest_address);
         match region.kind {
             RegionKind::Ram => self.shared.add(iova, &region.host)?,
+            RegionKind::CpuRam => {}
             RegionKind::Bar => {
                 if let Some(peers) = &self.shared.peers {
                     peers.add(iova, &region.host);
@@ -237,7 +238,7 @@ impl MemoryListener for VfioContext {
         let iova = Iova::of_guest_address(region.guest_address);
         match (region.kind, &self.shared.peers) {
             (RegionKind::Ram, _) => self.shared.remove(iova, region.host.len() as u64)?,
-            (RegionKind::Bar, None) => {}
+            (RegionKind::CpuRam, _) | (RegionKind::Bar, None) => {}
             (RegionKind::Bar, Some(peers)) => {
                 if let Err(error) = peers.remove(iova) {
                     log::warn!("BAR memory at {:#x} stays mapped for DMA: {error}", iova.0);

@@ -37,10 +37,10 @@ pub(super) struct Arguments {
         allow_negative_numbers = true
     )]
     cpus: String,
-    /// Guest RAM: 512M, 5G
+    /// Guest RAM: 512M, 5G, or of huge pages: size=4G,hugepages=2M|1G
     #[arg(
         long,
-        value_name = "SIZE",
+        value_name = "SIZE|size=SIZE[,…]",
         default_value = "512M",
         allow_negative_numbers = true
     )]
@@ -89,6 +89,7 @@ fn check_host(spec: &MachineSpec) -> Result<(), Failure> {
     let requirements = RunRequirements {
         devices: &devices,
         guest_ram: spec.memory.bytes(),
+        huge_pages: spec.huge_pages,
     };
     preflight(&HostRoot::system(), &requirements, &CurrentProcess).map_err(|problems| Failure {
         exit: Exit::HostSetUp,
@@ -125,7 +126,7 @@ fn exit_code(outcome: &Outcome) -> ExitCode {
 impl Arguments {
     fn spec(self) -> Result<MachineSpec, Problem> {
         let cpus = cpus(&self.cpus)?;
-        let memory = size::parse(&self.memory)?;
+        let (memory, huge_pages) = size::parse(&self.memory)?;
         let requests = self
             .device
             .iter()
@@ -138,6 +139,7 @@ impl Arguments {
             cmdline: self.cmdline,
             cpus,
             memory,
+            huge_pages,
             devices,
             peer_to_peer: peer_to_peer(&self.p2p)?,
             serial: serial(&self.serial)?,

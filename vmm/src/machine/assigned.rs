@@ -1,10 +1,12 @@
 //! The assigned devices and the IOMMU context that they share.
 
 use super::MachineError;
+use super::addresses::check_entries;
 use crate::kvm::{GsiRouting, Vm};
 use crate::memory::GuestRam;
 use crate::spec::{DeviceSpec, MachineSpec};
 use arch::x86_64::layout::{self, PAGE_SIZE};
+use devices::memory::{MemoryRegion, RegionKind};
 use devices::pci::PciFunction;
 use devices::vfio::{
     OpenedDevice, PassthroughPlan, PassthroughSpec, VfioContext, VfioPciDevice, VfioProbe,
@@ -22,9 +24,9 @@ pub(super) struct Assigned {
     pub spec: DeviceSpec,
     /// The device.
     pub device: Arc<VfioPciDevice>,
-}
     /// Uncorrectable errors that it has reported.
     pub errors: u64,
+}
 
 /// The devices of a machine that has any.
 pub(super) struct AssignedDevices {
@@ -58,9 +60,9 @@ impl AssignedDevices {
             devices.push(Assigned {
                 spec: spec.clone(),
                 device,
+                errors: 0,
             });
         }
-                errors: 0,
         Ok(Self { devices, context })
     }
 
@@ -73,13 +75,19 @@ impl AssignedDevices {
             .collect()
     }
 
-    /// Whether the IOMMU can map guest RAM where it is.
+    /// Whether the IOMMU can map guest RAM where it is. That is known for sure only now: the kernel tells its ranges of an
+    /// open container.
     ///
     /// # Errors
-    /// [`MachineError::Iova`].
+    /// [`MachineError::Iova`], [`MachineError::DmaEntries`].
     pub(super) fn check_reachable(&self, ram: &GuestRam) -> Result<(), MachineError> {
         match self.context.limits() {
-            Ok(limits) => check_reachable(ram, &limits.iova_ranges),
+            Ok(limits) => {
+                if let Some(available) = limits.mappings_available {
+                    check_entries(device_regions(ram).count(), available.into())?;
+                }
+                check_reachable(ram, &limits.iova_ranges)
+            }
             Err(error) => {
                 log::warn!("the IOMMU does not tell its limits: {error}");
                 Ok(())
@@ -123,12 +131,18 @@ fn open_one(
     VfioPciDevice::realise(opened, plan, msi, intx).map_err(failed)
 }
 
+/// The RAM that devices reach.
+fn device_regions(ram: &GuestRam) -> impl Iterator<Item = &MemoryRegion> {
+    let regions = ram.regions().iter();
+    regions.filter(|region| region.kind == RegionKind::Ram)
+}
+
 /// An IOMMU that tells no ranges is old and maps everything.
 fn check_reachable(ram: &GuestRam, usable: &[RangeInclusive<u64>]) -> Result<(), MachineError> {
     if usable.is_empty() {
         return Ok(());
     }
-    for region in ram.regions() {
+    for region in device_regions(ram) {
         let last = region.guest_address + (region.host.len() as u64 - 1);
         let inside = |range: &RangeInclusive<u64>| {
             range.contains(&region.guest_address) && range.contains(&last)

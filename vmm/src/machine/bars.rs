@@ -2,7 +2,7 @@
 //! address before the guest starts.
 
 use arch::platform::{PciWindow, PlatformDescription};
-use arch::x86_64::layout::PAGE_SIZE;
+use arch::x86_64::layout::{BarSpace, PAGE_SIZE};
 use devices::pci::{BarIndex, BarKind, BarLayout, PciFunction};
 use std::sync::Arc;
 use vm_allocator::{AddressAllocator, AllocPolicy};
@@ -21,18 +21,19 @@ pub struct NoRoom {
     pub kind: &'static str,
 }
 
-/// How many bytes of 64-bit window the BARs of `functions` need, with each at its natural alignment.
+/// How much of the 64-bit window the BARs of `functions` need, with each at its natural alignment: from a multiple of the
+/// largest on, powers of two in descending order leave no holes.
 #[must_use]
-pub(super) fn window_64_needed(functions: &[Arc<dyn PciFunction>]) -> u64 {
-    let mut sizes: Vec<u64> = functions
+pub(super) fn window_64_needed(functions: &[Arc<dyn PciFunction>]) -> BarSpace {
+    functions
         .iter()
         .flat_map(|function| function.bars())
         .filter(|bar| matches!(bar.kind, BarKind::Memory64 { .. }))
         .map(footprint)
-        .collect();
-    // Powers of two in descending order leave no holes.
-    sizes.sort_unstable_by(|a, b| b.cmp(a));
-    sizes.iter().fold(0, |sum, size| sum.saturating_add(*size))
+        .fold(BarSpace::default(), |space, size| BarSpace {
+            bytes: space.bytes.saturating_add(size),
+            largest: space.largest.max(size),
+        })
 }
 
 /// The address space that a BAR takes: memory BARs don't share a page, so that each can be mapped.

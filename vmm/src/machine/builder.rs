@@ -1,5 +1,6 @@
 //! Building a machine: everything up to the first instruction, as much of it at once as can be.
 
+use super::addresses::AddressPlan;
 use super::assigned::AssignedDevices;
 use super::buses::Buses;
 use super::hotplug::Hotplug;
@@ -14,11 +15,13 @@ use crate::kvm::{GsiRouting, Hypervisor, IrqchipState, MemorySlots, Vcpu, Vm};
 use crate::memory::{GuestRam, MemoryMap};
 use crate::spec::MachineSpec;
 use crate::stats::{ExitCounters, RemovedReport, Stopwatch, micros};
-use arch::platform::{MemoryRange, PciWindow, PlatformDescription};
+use arch::platform::PlatformDescription;
+use arch::x86_64::acpi;
 use arch::x86_64::cpuid::{CpuIdentity, KVM_APIC_BUS_HZ, phys_bits};
+use arch::x86_64::layout::BarSpace;
 use arch::x86_64::regs::EntryPoint;
 use arch::x86_64::reset_vector::reset_vector;
-use arch::x86_64::{acpi, layout};
+use devices::host::HostRoot;
 use devices::memory::MemoryListener;
 use devices::pci::{PciFunction, PciSegment};
 use kvm_bindings::kvm_cpuid_entry2;
@@ -69,6 +72,11 @@ impl Images {
             .transpose()?;
         Ok(Self { kernel, initramfs })
     }
+
+    fn check_fit(&self, platform: &PlatformDescription) -> Result<(), MachineError> {
+        let fits = self.kernel.check_fit(self.initramfs.as_ref(), platform);
+        Ok(fits?)
+    }
 }
 
 impl Machine {
@@ -80,32 +88,28 @@ impl Machine {
         let images = Images::open(&spec)?;
         let hypervisor = Hypervisor::open()?;
         let supported = hypervisor.supported_cpuid()?;
-        let platform = describe(&spec, 0, &supported)?;
-        images
-            .kernel
-            .check_fit(images.initramfs.as_ref(), &platform)?;
         super::host_memory::check(&spec)?;
+        let addresses = AddressPlan::new(&spec, phys_bits(&supported), &HostRoot::system())?;
+        let platform = addresses.describe(&spec, BarSpace::default())?;
+        images.check_fit(&platform)?;
         let vm = hypervisor.create_vm(spec.cpus.get())?;
         let irqchip = vm.irqchip_state()?;
         let routing = GsiRouting::new(Arc::clone(&vm))?;
         let mailbox = Arc::new(Mailbox::new().map_err(process("eventfd"))?);
         let buses = Arc::new(Buses::default());
         let console = platform::attach(&buses, &routing, &mailbox, &spec.serial)?;
-        let (ram, memory, slots) = guest_memory(&platform, &vm)?;
+        let (ram, memory, slots) = guest_memory(&spec, &addresses, &vm)?;
         let mut preparation = (!spec.devices.is_empty())
-            .then(|| Preparation::start(ram.regions(), &memory, &mailbox))
+            .then(|| Preparation::start(&ram, &memory, &mailbox))
             .transpose()?;
         let assigned = open_devices(&spec, &vm, &routing, &mut stopwatch)?;
         if let (Some(assigned), Some(preparation)) = (&assigned, &mut preparation) {
             assigned.check_reachable(&ram)?;
             preparation.map_into(Arc::clone(assigned.context()));
         }
-        let functions = assigned
-            .as_ref()
-            .map(AssignedDevices::functions)
-            .unwrap_or_default();
-        let needed = bars::window_64_needed(&functions);
-        let platform = describe(&spec, needed, &supported)?;
+        let bars_64 = assigned.as_ref().map(AssignedDevices::functions);
+        let bars_64 = bars::window_64_needed(&bars_64.unwrap_or_default());
+        let platform = addresses.describe(&spec, bars_64)?;
         let dma = readiness(preparation.as_ref());
         let segment = pci_segment(&platform, assigned.as_ref())?;
         let pci = PciHost::new(segment, Windows::of(&platform), &memory, &buses, dma);
@@ -183,8 +187,8 @@ impl Machine {
             }
         }
         self.pci.segment().reset();
-        if let Some(console) = &self.console {
         self.hotplug.reset();
+        if let Some(console) = &self.console {
             console.serial.reset();
         }
         bars::assign(&self.functions(), &self.platform)?;
@@ -253,34 +257,13 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What the guest is told of its machine; `window_64` bytes of 64-bit BARs have to fit.
-fn describe(
-    spec: &MachineSpec,
-    window_64: u64,
-    supported: &[kvm_cpuid_entry2],
-) -> Result<PlatformDescription, MachineError> {
-    let ram = layout::ram_ranges(spec.memory.bytes());
-    let ram_end = ram.last().map_or(0, MemoryRange::end);
-    let pci_window_64 = layout::pci_window_64(ram_end, window_64, phys_bits(supported))?;
-    Ok(PlatformDescription {
-        cpus: spec.cpus.get(),
-        ram,
-        pci_window_32: PciWindow {
-            base: layout::PCI_WINDOW_32_BASE,
-            len: layout::PCI_WINDOW_32_LEN,
-        },
-        pci_window_64,
-        pci_window_io: (layout::PCI_WINDOW_IO_BASE, layout::PCI_WINDOW_IO_LEN),
-        serial: spec.serial != crate::spec::SerialSpec::Absent,
-    })
-}
-
 /// Guest RAM, the memory map that KVM follows, and what KVM has of it.
 fn guest_memory(
-    platform: &PlatformDescription,
+    spec: &MachineSpec,
+    addresses: &AddressPlan,
     vm: &Arc<Vm>,
 ) -> Result<(GuestRam, Arc<MemoryMap>, Arc<MemorySlots>), MachineError> {
-    let ram = GuestRam::new(&platform.ram)?;
+    let ram = GuestRam::new(addresses.ram(), spec.huge_pages)?;
     let memory = Arc::new(MemoryMap::new());
     for region in ram.regions() {
         memory.add(region.clone())?;

@@ -10,6 +10,10 @@ use std::fs;
 /// # Errors
 /// [`MachineError::HostMemory`].
 pub(super) fn check(spec: &MachineSpec) -> Result<(), MachineError> {
+    // Huge pages are counted apart, before this.
+    if spec.huge_pages.is_some() {
+        return Ok(());
+    }
     // Without /proc the kernel itself has to say no, later.
     let Ok(meminfo) = fs::read_to_string("/proc/meminfo") else {
         return Ok(());

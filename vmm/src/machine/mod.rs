@@ -1,5 +1,6 @@
 //! The machine: built once, booted as often as the guest resets, taken apart at the end.
 
+mod addresses;
 mod assigned;
 mod bars;
 mod builder;
@@ -8,15 +9,15 @@ mod console;
 mod control;
 mod elf;
 mod host_memory;
-mod kernel;
 mod hotplug;
+mod kernel;
 mod mailbox;
 mod pci_host;
 mod platform;
 mod preparation;
 mod problem;
-mod report;
 mod removal;
+mod report;
 mod vcpu_loop;
 
 pub use bars::NoRoom;
@@ -31,7 +32,7 @@ use arch::x86_64::acpi::AcpiError;
 use arch::x86_64::boot::BootError;
 use arch::x86_64::layout::LayoutError;
 use devices::bus::BusConflict;
-use devices::host::Problem;
+use devices::host::{HostError, Problem, ReservedIova};
 use devices::pci::{HostSbdf, Occupied};
 use devices::vfio::{ContainerError, PlanError, VfioError};
 use std::io;
@@ -108,6 +109,26 @@ pub enum MachineError {
     /// Two legacy devices at one address.
     #[error(transparent)]
     Bus(#[from] BusConflict),
+    /// A fact about the host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Guest RAM has no place in the guest's address space.
+    #[error("guest RAM has no place")]
+    RamPlace {
+        /// What the IOMMU of a device reserves there.
+        in_the_way: Option<ReservedIova>,
+        /// Why.
+        #[source]
+        source: LayoutError,
+    },
+    /// More ranges of RAM than an IOMMU context maps.
+    #[error("guest RAM takes {needed} DMA mappings, and {available} are left")]
+    DmaEntries {
+        /// Ranges of RAM.
+        needed: usize,
+        /// Mappings that the kernel allows.
+        available: u64,
+    },
     /// The IOMMU can't map guest RAM where it is.
     #[error("the IOMMU can't map guest RAM {ram:x?}")]
     Iova {
@@ -160,8 +181,8 @@ pub enum Outcome {
     HostFailed(String),
     /// Guest RAM could not be made reachable for the devices.
     MemoryFailed(Problem),
-    /// The user or a signal stopped Ferry.
     /// A device reported an uncorrectable error, and the guest was not to go on.
     DeviceFailed(Problem),
+    /// The user or a signal stopped Ferry.
     Stopped,
 }

@@ -5,8 +5,9 @@
 
 use super::mailbox::{Mailbox, StopCause};
 use super::{MachineError, process};
-use crate::memory::{MapError, MemoryMap, populate};
+use crate::memory::{GuestRam, MapError, MemoryMap, populate};
 use crate::stats::micros;
+use devices::host::HugePageSize;
 use devices::memory::{MemoryListener, MemoryRegion};
 use devices::vfio::VfioContext;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -101,12 +102,12 @@ pub(super) struct Preparation {
 }
 
 impl Preparation {
-    /// Starts to fault `regions` in; they are mapped once [`Preparation::map_into`] says where.
+    /// Starts to fault `ram` in; it is mapped once [`Preparation::map_into`] says where.
     ///
     /// # Errors
     /// [`MachineError::Process`].
     pub(super) fn start(
-        regions: &[MemoryRegion],
+        ram: &GuestRam,
         memory: &Arc<MemoryMap>,
         mailbox: &Arc<Mailbox>,
     ) -> Result<Self, MachineError> {
@@ -115,7 +116,8 @@ impl Preparation {
         let progress = Arc::new(Progress::default());
         let cancelled = Arc::new(AtomicBool::new(false));
         let work = Work {
-            regions: regions.to_vec(),
+            regions: ram.regions().to_vec(),
+            huge_pages: ram.huge_pages(),
             memory: Arc::clone(memory),
             readiness: Arc::clone(&readiness),
             progress: Arc::clone(&progress),
@@ -181,6 +183,7 @@ impl Drop for Preparation {
 
 struct Work {
     regions: Vec<MemoryRegion>,
+    huge_pages: Option<HugePageSize>,
     memory: Arc<MemoryMap>,
     readiness: Arc<DmaReadiness>,
     progress: Arc<Progress>,
@@ -197,7 +200,7 @@ impl Work {
 
     fn prepare(&self, context: &Receiver<Arc<VfioContext>>) -> Result<(), MachineError> {
         let started = Instant::now();
-        populate(&self.regions, &self.cancelled)?;
+        populate(&self.regions, self.huge_pages, &self.cancelled)?;
         let _ = self.progress.populated.set(started.elapsed());
         // Without a context the machine was not built after all.
         let Ok(context) = context.recv() else {
@@ -228,8 +231,8 @@ impl Drop for FailureNotice<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::GuestRam;
     use arch::platform::MemoryRange;
+    use arch::x86_64::layout::RamPlacement;
 
     #[test]
     fn a_waiting_vcpu_goes_on_when_ram_is_mapped_and_when_it_is_held() {
@@ -262,10 +265,14 @@ mod tests {
             start: 0,
             len: 4 << 20,
         };
-        let ram = GuestRam::new(&[range]).unwrap();
+        let placement = RamPlacement {
+            ranges: vec![range],
+            cpu_only: None,
+        };
+        let ram = GuestRam::new(&placement, None).unwrap();
         let mailbox = Arc::new(Mailbox::new().unwrap());
         let memory = Arc::new(MemoryMap::new());
-        let preparation = Preparation::start(ram.regions(), &memory, &mailbox).unwrap();
+        let preparation = Preparation::start(&ram, &memory, &mailbox).unwrap();
         let readiness = Arc::clone(preparation.readiness());
         drop(preparation);
         assert!(!readiness.wait());

@@ -4,7 +4,10 @@ use super::{KernelError, MachineError};
 use crate::kvm::KvmError;
 use crate::memory::RamError;
 use arch::x86_64::boot::BootError;
-use devices::host::{HostRoot, Problem, explain_busy, explain_eperm_on_attach};
+use arch::x86_64::layout::LayoutError;
+use devices::host::{
+    HostRoot, Problem, ReservedIova, explain_busy, explain_eperm_on_attach, explain_huge_pages,
+};
 use devices::pci::HostSbdf;
 use devices::vfio::{ContainerError, VfioError};
 use std::error::Error;
@@ -77,6 +80,15 @@ impl MachineError {
             ),
             Self::Container(error) => container(error),
             Self::Device { host, source } => device(*host, source),
+            Self::Host(error) => error.problem(),
+            Self::RamPlace { in_the_way, source } => ram_place(in_the_way.as_ref(), source),
+            Self::DmaEntries { needed, available } => Problem::new(
+                format!(
+                    "guest RAM can't be mapped for DMA: it takes {needed} mappings, and {available} are left"
+                ),
+                "vfio_iommu_type1 limits the mappings of a container (dma_entry_limit)",
+                "raise the limit: echo 65535 | sudo tee /sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
+            ),
             Self::Iova { ram, usable } => iova(ram, usable),
             Self::DmaMap(error) => Problem::new(
                 "guest RAM can't be mapped for DMA",
@@ -153,6 +165,9 @@ fn kvm(error: &KvmError) -> Problem {
 }
 
 fn ram(error: &RamError) -> Problem {
+    if let RamError::HugePages { size, page, .. } = error {
+        return explain_huge_pages(&HostRoot::system(), *size, *page);
+    }
     Problem::new(
         error.to_string(),
         why(error),
@@ -281,6 +296,40 @@ fn container(error: &ContainerError) -> Problem {
         with_causes(error),
         "load the modules: sudo modprobe -a vfio-pci vfio_iommu_type1",
     )
+}
+
+fn ram_place(in_the_way: Option<&ReservedIova>, error: &LayoutError) -> Problem {
+    match (error, in_the_way) {
+        (LayoutError::FirstPage { page, .. }, Some(iova)) => Problem::new(
+            "guest RAM can't lie where an IOMMU reaches it",
+            format!(
+                "{iova}; it lies in the first {} MiB of RAM, which can't be moved",
+                page / MIB
+            ),
+            format!(
+                "{}don't assign {}, or look for a firmware setting or update that frees the range",
+                if *page > 2 * MIB {
+                    "use smaller huge pages, "
+                } else {
+                    ""
+                },
+                iova.sbdf
+            ),
+        ),
+        (LayoutError::Ram { available, .. }, _) => Problem::new(
+            "guest RAM has no room in the guest's address space",
+            match in_the_way {
+                Some(iova) => format!("{error}; {iova}"),
+                None => error.to_string(),
+            },
+            format!("give --memory {}M or less", round_down(*available)),
+        ),
+        _ => Problem::new(
+            "guest RAM has no room in the guest's address space",
+            error.to_string(),
+            "give less --memory",
+        ),
+    }
 }
 
 fn iova(ram: &RangeInclusive<u64>, usable: &[RangeInclusive<u64>]) -> Problem {

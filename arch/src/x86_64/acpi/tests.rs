@@ -6,7 +6,13 @@ use crate::platform::PciWindow;
 fn platform(cpus: u8) -> PlatformDescription {
     PlatformDescription {
         cpus,
-        ram: layout::ram_ranges(6 << 30),
+        ram: layout::place_ram(
+            6 << 30,
+            layout::PAGE_SIZE,
+            &layout::AddressLimits::of_cpu(46),
+        )
+        .unwrap()
+        .ranges,
         pci_window_32: PciWindow {
             base: layout::PCI_WINDOW_32_BASE,
             len: layout::PCI_WINDOW_32_LEN,

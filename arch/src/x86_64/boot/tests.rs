@@ -9,7 +9,9 @@ const GIB: u64 = 1 << 30;
 fn platform(ram: u64) -> PlatformDescription {
     PlatformDescription {
         cpus: 1,
-        ram: layout::ram_ranges(ram),
+        ram: layout::place_ram(ram, layout::PAGE_SIZE, &layout::AddressLimits::of_cpu(46))
+            .unwrap()
+            .ranges,
         pci_window_32: PciWindow {
             base: layout::PCI_WINDOW_32_BASE,
             len: layout::PCI_WINDOW_32_LEN,
