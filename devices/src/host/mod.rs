@@ -23,6 +23,7 @@ mod memlock;
 mod preflight;
 mod problem;
 mod remapping;
+mod reset;
 mod root;
 #[cfg(test)]
 mod saved;
@@ -43,4 +44,5 @@ pub use memlock::MemlockObstacle;
 pub use preflight::{Obstacle, RunRequirements, obstacles, preflight};
 pub use problem::Problem;
 pub use remapping::{InterruptRemapping, RemappingObstacle, RemappingOff, explain_eperm_on_attach};
+pub use reset::ResetFacts;
 pub use root::{HostError, HostRoot};

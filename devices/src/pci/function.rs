@@ -132,9 +132,9 @@ pub enum ConfigStep {
 /// Why a function could not be reset.
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
-    /// The device has no way to be reset that touches nothing else.
-    #[error("the device offers no reset of its own")]
-    Unsupported,
+    /// The device has no way to be reset that touches nothing but what is this machine's; why.
+    #[error("{0}")]
+    Unsupported(String),
     /// The host's reset failed.
     #[error("the host could not reset the device")]
     Host(#[source] io::Error),

@@ -6,6 +6,7 @@ use super::host::{IrqIndex, KernelHost, VfioHost};
 use super::irq::{InterruptParts, Interrupts, Wishes};
 use super::plan::PassthroughPlan;
 use super::probe::{OpenedDevice, VfioError};
+use super::reset::{self, AffectedFunction, ResetPlan};
 use super::rom::Rom;
 use super::state::{ConfigState, starts_bus_mastering};
 use super::sys::IrqAction;
@@ -170,6 +171,25 @@ impl VfioPciDevice {
             eventfds: &[Some(trigger)],
         };
         self.host.set_irqs(index, action)
+    }
+
+    /// What shares the one reset that there is for this function: all of it is this machine's, and
+    /// [`PciFunction::reset`] leaves that reset to [`VfioPciDevice::reset_bus`]. Empty otherwise.
+    #[must_use]
+    pub fn shares_reset_with(&self) -> &[AffectedFunction] {
+        match &self.plan.reset {
+            ResetPlan::Bus(affected) => affected,
+            ResetPlan::Function(_) | ResetPlan::None(_) => &[],
+        }
+    }
+
+    /// Resets all of [`VfioPciDevice::shares_reset_with`]; each was reset as a [`PciFunction`] before.
+    ///
+    /// # Errors
+    /// [`ResetError::Host`].
+    pub fn reset_bus(&self) -> Result<(), ResetError> {
+        let groups = reset::groups(self.shares_reset_with());
+        self.host.reset_bus(&groups).map_err(ResetError::Host)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -349,9 +369,6 @@ impl PciFunction for VfioPciDevice {
             return;
         };
         let state = self.lock();
-        if bar == BarIndex::ROM {
-            return;
-        }
         let pending = |vector: u16| state.interrupts.pending(u32::from(vector));
         match (place, &state.config.msix) {
             (Structure::Table(at), Some(table)) => table.read(at, data),
@@ -361,6 +378,9 @@ impl PciFunction for VfioPciDevice {
     }
 
     fn bar_write(&self, bar: BarIndex, offset: u64, data: &[u8]) {
+        if bar == BarIndex::ROM {
+            return;
+        }
         match self.structure(bar, offset) {
             Some(Structure::Table(at)) => {
                 let mut state = self.lock();
@@ -402,10 +422,12 @@ impl PciFunction for VfioPciDevice {
         for write in [wake, command].into_iter().flatten() {
             self.forward(&state.config, write);
         }
-        if !self.plan.resettable {
-            return Err(ResetError::Unsupported);
+        match &self.plan.reset {
+            ResetPlan::Function(_) => self.host.reset().map_err(ResetError::Host),
+            // Once for all of them, when all are quiet.
+            ResetPlan::Bus(_) => Ok(()),
+            ResetPlan::None(why) => Err(ResetError::Unsupported(why.clone())),
         }
-        self.host.reset().map_err(ResetError::Host)
     }
 }
 

@@ -2,6 +2,7 @@
 //! and nothing else, so that its logic runs in tests without a device.
 
 use super::probe::OpenedDevice;
+use super::reset;
 use super::sys::{self, IrqAction};
 use crate::host::{DeviceInterrupt, HostRoot};
 use crate::mapping::{Access, HostMapping};
@@ -48,6 +49,8 @@ pub(super) trait VfioHost: Send + Sync {
     fn map(&self, bar: BarIndex, offset: u64, len: u64) -> io::Result<HostMapping>;
     fn set_irqs(&self, index: IrqIndex, action: IrqAction<'_>) -> io::Result<()>;
     fn reset(&self) -> io::Result<()>;
+    /// Resets the whole bus, all of whose functions are in `groups`, which are open.
+    fn reset_bus(&self, groups: &[u32]) -> io::Result<()>;
     /// Interrupts taken since each vector was armed; none where the host doesn't tell.
     fn interrupts(&self) -> Vec<DeviceInterrupt>;
 }
@@ -120,6 +123,10 @@ impl VfioHost for KernelHost {
 
     fn reset(&self) -> io::Result<()> {
         sys::reset(self.device.as_fd())
+    }
+
+    fn reset_bus(&self, groups: &[u32]) -> io::Result<()> {
+        sys::hot_reset(self.device.as_fd(), &reset::open_groups(groups)?)
     }
 
     fn interrupts(&self) -> Vec<DeviceInterrupt> {

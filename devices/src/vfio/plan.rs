@@ -3,7 +3,9 @@
 use super::bar::{self, BarError, BarPlan, TrappedRange};
 use super::config::{ConfigPlan, ConfigWishes};
 use super::probe::VfioProbe;
+use super::reset::ResetPlan;
 use super::rom::{RomChoice, RomPlan};
+use crate::host::ResetFacts;
 use crate::pci::header::{self, HeaderType};
 use crate::pci::{BarIndex, GuestBdf, HostSbdf};
 use std::collections::BTreeMap;
@@ -26,6 +28,8 @@ pub struct PassthroughSpec {
     pub intx_gsi: Option<u32>,
     /// Its expansion ROM.
     pub rom: RomChoice,
+    /// What the host says of its resets.
+    pub resets: ResetFacts,
     /// The host's page size in bytes.
     pub page_size: u64,
 }
@@ -82,8 +86,7 @@ pub struct PassthroughPlan {
     pub(super) rom: Option<RomPlan>,
     pub(super) config: ConfigPlan,
     pub(super) interrupts: InterruptPlan,
-    /// `VFIO_DEVICE_RESET` works.
-    pub(super) resettable: bool,
+    pub(super) reset: ResetPlan,
 }
 
 /// The smallest page that VFIO and KVM map.
@@ -128,7 +131,7 @@ impl PassthroughPlan {
                     .irq(VFIO_PCI_MSIX_IRQ_INDEX)
                     .is_some_and(|irq| irq.resizable()),
             },
-            resettable: probe.resettable(),
+            reset: ResetPlan::new(probe, &spec.resets),
         })
     }
 
@@ -146,12 +149,7 @@ impl PassthroughPlan {
         if !self.config.hidden.is_empty() {
             lines.push(format!("hidden: {}", self.config.hidden.join(", ")));
         }
-        let reset = if self.resettable {
-            "reset: by the host's function reset"
-        } else {
-            "reset: the device offers none of its own"
-        };
-        lines.push(reset.to_owned());
+        lines.push(self.reset.describe());
         lines
     }
 

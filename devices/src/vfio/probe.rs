@@ -1,6 +1,7 @@
 //! Everything VFIO tells of a device, as plain data. Decides nothing.
 
 use super::container::{Attachment, ContainerError, VfioContext};
+use super::reset::AffectedFunction;
 use super::sys;
 use crate::pci::HostSbdf;
 use std::fs::File;
@@ -237,6 +238,8 @@ pub struct VfioProbe {
     pub regions: Vec<Region>,
     /// The interrupt indexes that could be described, ascending.
     pub irqs: Vec<IrqLine>,
+    /// What a reset of its bus or slot hits, itself included; none where there is no such reset.
+    pub bus_reset: Vec<AffectedFunction>,
     /// Configuration space as VFIO shows it: 4096 bytes, or 256 of a conventional device.
     pub config: Vec<u8>,
 }
@@ -275,6 +278,8 @@ impl VfioProbe {
             flags: described.flags,
             regions,
             irqs,
+            // Function on the root bus, or one whose bus can't be reset: ENODEV.
+            bus_reset: sys::hot_reset_affected(device.as_fd()).unwrap_or_default(),
             config,
         })
     }

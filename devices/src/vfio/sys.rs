@@ -6,12 +6,14 @@
 #![expect(unsafe_code, reason = "VFIO ioctls; docs/adr/0002")]
 
 use super::probe::{IrqLine, MappableArea, Region};
+use super::reset::AffectedFunction;
 use crate::mapping::HostRange;
+use crate::pci::HostSbdf;
 use std::fs::File;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use vfio_bindings::bindings::vfio::{
     VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_INFO_PGSIZES,
     VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
@@ -20,7 +22,8 @@ use vfio_bindings::bindings::vfio::{
     VFIO_REGION_INFO_FLAG_CAPS, vfio_device_info, vfio_info_cap_header, vfio_iommu_type1_dma_map,
     vfio_iommu_type1_dma_unmap, vfio_iommu_type1_info, vfio_iommu_type1_info_cap_iova_range,
     vfio_iommu_type1_info_dma_avail, vfio_iova_range, vfio_irq_info, vfio_irq_set,
-    vfio_region_info, vfio_region_info_cap_sparse_mmap, vfio_region_sparse_mmap_area,
+    vfio_pci_dependent_device, vfio_pci_hot_reset, vfio_pci_hot_reset_info, vfio_region_info,
+    vfio_region_info_cap_sparse_mmap, vfio_region_sparse_mmap_area,
 };
 use vfio_ioctls::{VfioContainer, VfioDevice};
 use vmm_sys_util::eventfd::EventFd;
@@ -39,6 +42,10 @@ enum Request {
 }
 
 impl Request {
+    /// These two have the numbers of the container's, and are a device's.
+    const DEVICE_GET_PCI_HOT_RESET_INFO: Self = Self::IommuGetInfo;
+    const DEVICE_PCI_HOT_RESET: Self = Self::IommuMapDma;
+
     fn number(self) -> libc::Ioctl {
         const TYPE: libc::Ioctl = b';' as libc::Ioctl;
         const BASE: libc::Ioctl = 100;
@@ -97,6 +104,17 @@ impl Argument {
             at = self.u32(at + offset_of!(vfio_info_cap_header, next)) as usize;
         }
         found
+    }
+
+    /// The `vfio_pci_dependent_device` at `at`: its group, then segment, bus, and device with function.
+    fn affected(&self, at: usize) -> Option<AffectedFunction> {
+        let address = at + offset_of!(vfio_pci_dependent_device, segment);
+        let [low, high, bus, devfn] = self.u32(address).to_ne_bytes();
+        let segment = u16::from_ne_bytes([low, high]);
+        Some(AffectedFunction {
+            sbdf: HostSbdf::new(segment, bus, devfn >> 3, devfn & 7)?,
+            group: self.u32(at),
+        })
     }
 
     fn call(&mut self, fd: BorrowedFd<'_>, request: Request) -> io::Result<()> {
@@ -276,6 +294,32 @@ pub(super) fn reset(device: BorrowedFd<'_>) -> io::Result<()> {
     Argument::new(size_of::<u32>())?.call(device, Request::DeviceReset)
 }
 
+/// More functions than a bus and those below it will have.
+const MOST_AFFECTED: usize = 2048;
+
+/// The functions that a reset of the device's bus or slot hits; an error when there is no such reset.
+pub(super) fn hot_reset_affected(device: BorrowedFd<'_>) -> io::Result<Vec<AffectedFunction>> {
+    let fixed = size_of::<vfio_pci_hot_reset_info>();
+    let size = size_of::<vfio_pci_dependent_device>();
+    let mut argument = Argument::new(fixed + MOST_AFFECTED * size)?;
+    argument.call(device, Request::DEVICE_GET_PCI_HOT_RESET_INFO)?;
+    let count = argument.u32(offset_of!(vfio_pci_hot_reset_info, count)) as usize;
+    let affected = (0..count.min(MOST_AFFECTED)).map(|n| fixed + n * size);
+    Ok(affected.filter_map(|at| argument.affected(at)).collect())
+}
+
+/// Resets the device's bus or slot. `groups` are the descriptors of all groups that it hits.
+pub(super) fn hot_reset(device: BorrowedFd<'_>, groups: &[RawFd]) -> io::Result<()> {
+    let fixed = size_of::<vfio_pci_hot_reset>();
+    let mut argument = Argument::new(fixed + size_of_val(groups))?;
+    let count = u32::try_from(groups.len()).unwrap_or(u32::MAX);
+    argument.put_u32(offset_of!(vfio_pci_hot_reset, count), count);
+    for (n, group) in groups.iter().enumerate() {
+        argument.put(fixed + n * size_of::<RawFd>(), &group.to_ne_bytes());
+    }
+    argument.call(device, Request::DEVICE_PCI_HOT_RESET)
+}
+
 /// What an IOMMU context can map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DmaLimits {
@@ -378,6 +422,16 @@ mod tests {
             argument.put_u32(fixed + n * 4, *value);
         }
         argument
+    }
+
+    #[test]
+    fn affected_functions_are_told_by_address_and_group() {
+        let argument = answer(12, &[7, u32::from_ne_bytes([0x34, 0x12, 5, 0x11])]);
+        let expected = AffectedFunction {
+            sbdf: "1234:05:02.1".parse().unwrap(),
+            group: 7,
+        };
+        assert_eq!(argument.affected(12), Some(expected));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The assigned devices and the IOMMU context that they share.
 
 use super::MachineError;
+use super::bus_reset::HeldGroups;
 use super::addresses::check_entries;
 use crate::kvm::{GsiRouting, Vm};
 use crate::memory::GuestRam;
@@ -50,13 +51,14 @@ impl AssignedDevices {
         let specs = &spec.devices;
         let context = VfioContext::new(Some(vm.vfio_device()?), spec.peer_to_peer)?;
         let context = Arc::new(context);
+        let groups = HeldGroups::of(specs);
         let mut devices = Vec::with_capacity(specs.len());
         for spec in specs {
             let slot = spec.guest.device();
             let multifunction = specs
                 .iter()
                 .any(|other| other.guest.device() == slot && other.guest.function() > 0);
-            let device = open_one(spec, multifunction, &context, routing)?;
+            let device = open_one(spec, multifunction, &groups, &context, routing)?;
             devices.push(Assigned {
                 spec: spec.clone(),
                 device,
@@ -105,6 +107,7 @@ impl AssignedDevices {
 fn open_one(
     spec: &DeviceSpec,
     multifunction: bool,
+    groups: &HeldGroups,
     context: &VfioContext,
     routing: &GsiRouting,
 ) -> Result<Arc<VfioPciDevice>, MachineError> {
@@ -121,6 +124,7 @@ fn open_one(
         multifunction,
         intx_gsi: Some(layout::intx_gsi(spec.guest.device(), 0)),
         rom: spec.rom.clone(),
+        resets: groups.reset_facts(&probe),
         page_size: PAGE_SIZE,
     };
     let plan = PassthroughPlan::new(&probe, &wanted)?;

@@ -10,7 +10,7 @@ use super::pci_host::{PciHost, Windows};
 use super::platform::{self, Console};
 use super::preparation::{DmaReadiness, Preparation};
 use super::vcpu_loop::{VcpuContext, VcpuThread};
-use super::{MachineError, bars, process};
+use super::{MachineError, bars, bus_reset, process};
 use crate::kvm::{GsiRouting, Hypervisor, IrqchipState, MemorySlots, Vcpu, Vm};
 use crate::memory::{GuestRam, MemoryMap};
 use crate::spec::MachineSpec;
@@ -186,6 +186,7 @@ impl Machine {
                 log::warn!("{}: not reset: {}", function.name(), chain(&error));
             }
         }
+        bus_reset::reset_buses(self.assigned.as_ref().map_or(&[], |all| &all.devices));
         self.pci.segment().reset();
         self.hotplug.reset();
         if let Some(console) = &self.console {

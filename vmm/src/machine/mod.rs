@@ -4,6 +4,7 @@ mod addresses;
 mod assigned;
 mod bars;
 mod builder;
+mod bus_reset;
 mod buses;
 mod console;
 mod control;

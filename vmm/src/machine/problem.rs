@@ -9,7 +9,7 @@ use devices::host::{
     HostRoot, Problem, ReservedIova, explain_busy, explain_eperm_on_attach, explain_huge_pages,
 };
 use devices::pci::HostSbdf;
-use devices::vfio::{ContainerError, VfioError};
+use devices::vfio::{ContainerError, PlanError, VfioError};
 use std::error::Error;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -90,6 +90,11 @@ impl MachineError {
                 "raise the limit: echo 65535 | sudo tee /sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
             ),
             Self::Iova { ram, usable } => iova(ram, usable),
+            Self::Plan(error @ PlanError::NoRom(_)) => Problem::new(
+                error.to_string(),
+                "VFIO describes none: the device has none, or what it has does not begin with 55 aa",
+                "leave rom=on out, or give a file that holds one: rom=PATH",
+            ),
             Self::DmaMap(error) => Problem::new(
                 "guest RAM can't be mapped for DMA",
                 with_causes(error),

@@ -206,7 +206,7 @@ fn a_device_without_reset_says_so() {
     let machine = Machine::new(&probe);
     assert!(matches!(
         machine.device.reset(),
-        Err(crate::pci::ResetError::Unsupported)
+        Err(crate::pci::ResetError::Unsupported(_))
     ));
     assert_eq!(machine.host.state().resets, 0);
 }

@@ -1,4 +1,5 @@
 use crate::interrupt::MsiMessage;
+use crate::pci::PciFunction;
 use crate::vfio::VfioProbe;
 use crate::vfio::tests::support::{
     COMMAND, HostIrqs, IGB_MSI, IGB_MSIX, Machine, igb, put32, without_dynamic_msix,

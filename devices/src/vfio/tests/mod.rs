@@ -3,5 +3,6 @@
 mod config;
 mod interrupts;
 mod plan;
+mod reset;
 mod rom;
 mod support;

@@ -39,6 +39,8 @@ pub(in crate::vfio::tests) struct HostState {
     /// Pieces of the expansion ROM that were read: offset, bytes.
     pub(in crate::vfio::tests) rom_reads: Vec<(u64, usize)>,
     pub(in crate::vfio::tests) resets: u32,
+    /// The groups of each bus reset.
+    pub(in crate::vfio::tests) bus_resets: Vec<Vec<u32>>,
     /// Memory BARs that the guest reaches now.
     pub(in crate::vfio::tests) mapped: BTreeSet<BarIndex>,
     /// SET_IRQS, config writes and BAR accesses fail from now on.
@@ -294,6 +296,14 @@ impl VfioHost for FakeHost {
 
     fn reset(&self) -> io::Result<()> {
         self.state().resets += 1;
+        Ok(())
+    }
+
+    fn reset_bus(&self, groups: &[u32]) -> io::Result<()> {
+        let mut state = self.state();
+        let quiet = state.config[usize::from(COMMAND)] & 7 == 0 && state.irqs == HostIrqs::None;
+        assert!(quiet, "reset with its bus while it works");
+        state.bus_resets.push(groups.to_vec());
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Saved probes of real functions.
 
+use crate::host::ResetFacts;
 use crate::pci::{GuestBdf, HostSbdf};
 use crate::vfio::plan::PassthroughSpec;
 use crate::vfio::probe::{IrqLine, MappableArea, Region, VfioProbe};
@@ -38,6 +39,7 @@ pub(in crate::vfio::tests) fn spec() -> PassthroughSpec {
         multifunction: false,
         intx_gsi: Some(19),
         rom: RomChoice::default(),
+        resets: ResetFacts::default(),
         page_size: PAGE,
     }
 }
@@ -84,6 +86,7 @@ fn probe(config: Vec<u8>, mut regions: Vec<Region>, irqs: Vec<IrqLine>) -> VfioP
         flags: VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET,
         regions,
         irqs,
+        bus_reset: Vec::new(),
         config,
     }
 }

@@ -1,0 +1,97 @@
+//! How the host puts a passed-through function into its state after power-on.
+//!
+//! The kernel resets a function alone where it can: by FLR, by a change of the power state, or through its bus if nothing
+//! else is on it (`reset_method` in sysfs). Failing that there is the reset of a whole bus or slot, which the kernel carries
+//! out for one who holds every group in it (`VFIO_DEVICE_PCI_HOT_RESET`).
+
+use super::probe::VfioProbe;
+use crate::host::ResetFacts;
+use crate::pci::HostSbdf;
+use std::fs;
+use std::io;
+use std::os::fd::RawFd;
+
+/// A function that a reset of the bus or slot hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AffectedFunction {
+    /// Its address.
+    pub sbdf: HostSbdf,
+    /// Its IOMMU group.
+    pub group: u32,
+}
+
+/// The best that there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ResetPlan {
+    /// The function alone, by the first of these that works.
+    Function(Vec<String>),
+    /// All of these together. They are this machine's.
+    Bus(Vec<AffectedFunction>),
+    /// Nothing, for this reason.
+    None(String),
+}
+
+impl ResetPlan {
+    pub(super) fn new(probe: &VfioProbe, facts: &ResetFacts) -> Self {
+        let ResetFacts { methods, others } = facts;
+        if probe.resettable() {
+            Self::Function(methods.clone())
+        } else if probe.bus_reset.is_empty() {
+            Self::None("the host knows no way to reset it, alone or with its bus".to_owned())
+        } else if others.is_empty() {
+            Self::Bus(probe.bus_reset.clone())
+        } else {
+            Self::None(format!(
+                "it can't be reset alone, and a reset of its bus would hit {}",
+                others.join(", ")
+            ))
+        }
+    }
+
+    /// In words, for `ferry run -v`.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Function(methods) if methods.is_empty() => "reset: of the function".to_owned(),
+            Self::Function(methods) => format!("reset: of the function, by {}", methods.join(", ")),
+            Self::Bus(affected) => {
+                let names: Vec<_> = affected.iter().map(|f| f.sbdf.to_string()).collect();
+                format!("reset: of its bus, with all on it: {}", names.join(", "))
+            }
+            Self::None(why) => format!("reset: none: {why}"),
+        }
+    }
+}
+
+/// The descriptors of these groups.
+///
+/// vfio-ioctls opens them and keeps them to itself, and a group can be open only once. The numbers are good while a device
+/// of each group is open; nothing is done with them but to name them in the ioctl.
+///
+/// # Errors
+/// `ENOENT` when one is not open; otherwise the errno of reading `/proc/self/fd`.
+pub(super) fn open_groups(groups: &[u32]) -> io::Result<Vec<RawFd>> {
+    let open: Vec<(RawFd, String)> = fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            let target = fs::read_link(entry.path()).ok()?;
+            Some((number, target.to_str()?.to_owned()))
+        })
+        .collect();
+    let find = |group: &u32| {
+        let node = format!("/dev/vfio/{group}");
+        let found = open.iter().find(|(_, target)| *target == node);
+        found
+            .map(|(number, _)| *number)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+    };
+    groups.iter().map(find).collect()
+}
+
+/// The groups of `functions`, each once.
+pub(super) fn groups(functions: &[AffectedFunction]) -> Vec<u32> {
+    let mut groups: Vec<u32> = functions.iter().map(|function| function.group).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
