@@ -111,7 +111,7 @@ const NIC_INVENTORY: &[&str] = &[
     "00:0b.0  edu, a small device with a DMA engine",
 ];
 
-/// One of everything that a guest may be given. All network cards are on one wire.
+/// One of everything that a guest may be given. All network cards but those behind the PCI bridge are on one wire.
 const ZOO_PARTS: &[Part] = &[
     RootPort {
         id: "rp1",
@@ -125,6 +125,18 @@ const ZOO_PARTS: &[Part] = &[
         id: "rp3",
         slot: 0x12,
     },
+    RootPort {
+        id: "rp4",
+        slot: 0x13,
+    },
+    RootPort {
+        id: "rp5",
+        slot: 0x14,
+    },
+    RootPort {
+        id: "rp6",
+        slot: 0x15,
+    },
     Nic {
         device: "igb,bus=rp1,mac=52:54:00:00:01:00",
         hub: 1,
@@ -136,6 +148,15 @@ const ZOO_PARTS: &[Part] = &[
     Disk {
         device: "nvme,bus=rp3,serial=ferry",
         mebibytes: 512,
+    },
+    Device("pcie-pci-bridge,id=conventional,bus=rp4"),
+    Nic {
+        device: "e1000,bus=conventional,addr=1,mac=52:54:00:00:05:01",
+        hub: 2,
+    },
+    Nic {
+        device: "rtl8139,bus=conventional,addr=2,mac=52:54:00:00:05:02",
+        hub: 2,
     },
     Device("VGA,addr=0x02"),
     Device("qemu-xhci,id=usb,addr=0x03"),
@@ -150,13 +171,13 @@ const ZOO_PARTS: &[Part] = &[
     },
     Device("ivshmem-plain,memdev=shared,addr=0x05"),
     Device("edu,addr=0x0b,dma_mask=0xffffffffff"),
-    // Function 0 last: QEMU plugs a slot in when function 0 comes.
+    // Below ports of their own, so that each can be reset with its bus: they ignore the reset by power management.
     Nic {
-        device: "e1000e,addr=0x0c.0x1,mac=52:54:00:00:0c:01",
+        device: "e1000e,bus=rp5,mac=52:54:00:00:06:00",
         hub: 1,
     },
     Nic {
-        device: "e1000e,addr=0x0c.0x0,multifunction=on,mac=52:54:00:00:0c:00",
+        device: "e1000e,bus=rp6,mac=52:54:00:00:07:00",
         hub: 1,
     },
     Nic {
@@ -173,12 +194,13 @@ const ZOO_INVENTORY: &[&str] = &[
     "01:00.0  igb NIC with SR-IOV, for its VFs",
     "02:00.0  igb NIC, the peer of all others on the one wire, for L1 itself",
     "03:00.0  NVMe disk, 512 MiB",
+    "05:01.0  e1000 NIC, 05:02.0 rtl8139 NIC: one group behind a PCI bridge",
+    "06:00.0  e1000e NIC, 07:00.0 another, for one slot of a guest",
     "00:02.0  VGA with its ROM",
     "00:03.0  xHCI with a USB disk, 64 MiB",
     "00:04.0  pci-testdev, without reset and interrupt",
     "00:05.0  ivshmem, 16 GiB of shared memory in a BAR",
     "00:0b.0  edu, a small device with a DMA engine",
-    "00:0c.0  e1000e NIC, 00:0c.1 another: one device of two functions",
     "00:0d.0  e1000 NIC, 00:0e.0 rtl8139 NIC: INTx only",
 ];
 
@@ -241,7 +263,7 @@ impl Topology {
                 RootPort { id, slot } => {
                     args.extend(pair(
                         "-device",
-                        format!("pcie-root-port,id={id},chassis={slot},slot={slot},addr={slot:#x}"),
+                        format!("pcie-root-port,x-speed=5,id={id},chassis={slot},slot={slot},addr={slot:#x}"),
                     ));
                 }
                 Nic { device, hub } => {
@@ -323,7 +345,7 @@ mod tests {
         assert_eq!(
             args.join(" "),
             "-device intel-iommu,intremap=off \
-             -device pcie-root-port,id=rp1,chassis=16,slot=16,addr=0x10 \
+             -device pcie-root-port,x-speed=5,id=rp1,chassis=16,slot=16,addr=0x10 \
              -netdev hubport,id=net1,hubid=7 -device igb,bus=rp1,netdev=net1 \
              -drive if=none,id=disk2,format=raw,cache=unsafe,discard=unmap,file=/disk-2 \
              -device nvme,serial=x,drive=disk2 \
