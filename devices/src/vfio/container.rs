@@ -5,6 +5,7 @@
 //! away when the last one leaves. [`VfioContext`] therefore keeps its own list: what is added while
 //! no device is there is mapped when one comes.
 
+use super::group::{GroupError, GroupObserver, Groups};
 use super::peer::PeerBars;
 use super::sys;
 pub use super::sys::DmaLimits;
@@ -12,11 +13,12 @@ use crate::mapping::HostRange;
 use crate::memory::{DmaMapper, Iova, MemoryListener, MemoryRegion, RegionKind};
 use crate::pci::HostSbdf;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioOps};
+use vfio_ioctls::VfioContainer;
 
 /// Why a container or a device in it could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +34,9 @@ pub enum ContainerError {
     Device {
         /// Which device.
         sbdf: HostSbdf,
-        /// vfio-ioctls' reason.
+        /// What stood in the way.
         #[source]
-        source: vfio_ioctls::VfioError,
+        source: GroupError,
     },
     /// Memory that the machine has already can't be mapped for the device.
     #[error("could not map guest memory at {iova:#x}+{len:#x} for DMA of {sbdf}")]
@@ -57,9 +59,8 @@ pub struct VfioContext {
 }
 
 struct Shared {
-    /// Duplicate of the container's descriptor.
     fd: Arc<OwnedFd>,
-    container: Arc<VfioContainer>,
+    observer: Option<Arc<dyn GroupObserver>>,
     state: Mutex<State>,
     /// None where devices are not to reach each other.
     ///
@@ -69,6 +70,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    groups: Groups,
     devices: usize,
     mappings: BTreeMap<u64, Mapping>,
 }
@@ -94,20 +96,23 @@ impl DmaMapper for KernelMapper {
 }
 
 impl VfioContext {
-    /// Opens a container. With `kvm` (a `KVM_DEV_TYPE_VFIO` device) KVM is told of each group. With
-    /// `peer_to_peer` devices reach each other's BARs.
+    /// Opens a container. `observer` is told of each group. With `peer_to_peer` devices reach each other's BARs.
     ///
     /// # Errors
     /// [`ContainerError::Open`], [`ContainerError::Duplicate`].
-    pub fn new(kvm: Option<Arc<VfioDeviceFd>>, peer_to_peer: bool) -> Result<Self, ContainerError> {
-        let container = Arc::new(VfioContainer::new(kvm).map_err(ContainerError::Open)?);
+    pub fn new(
+        observer: Option<Arc<dyn GroupObserver>>,
+        peer_to_peer: bool,
+    ) -> Result<Self, ContainerError> {
+        let container = VfioContainer::new(None).map_err(ContainerError::Open)?;
+        // It keeps no group of ours, so a descriptor is all that is needed of it.
         let fd = sys::container_fd(&container).map_err(ContainerError::Duplicate)?;
         let fd = Arc::new(fd);
         let kernel = KernelMapper(Arc::clone(&fd));
         Ok(Self {
             shared: Arc::new(Shared {
                 fd,
-                container,
+                observer,
                 state: Mutex::default(),
                 peers: peer_to_peer.then(|| PeerBars::new(Arc::new(kernel))),
             }),
@@ -126,15 +131,15 @@ impl VfioContext {
     pub(super) fn attach(&self, path: &Path, sbdf: HostSbdf) -> Result<Attachment, ContainerError> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
-        let ops: Arc<dyn VfioOps> = Arc::<VfioContainer>::clone(&shared.container);
-        let device = VfioDevice::new(path, ops, true)
+        let (device, group) = state
+            .groups
+            .open(path, shared.fd.as_fd(), shared.observer.as_ref())
             .map_err(|source| ContainerError::Device { sbdf, source })?;
         state.devices += 1;
         // From here on dropping the attachment undoes the count.
         let attachment = Attachment {
             device: Some(device),
-            path: path.to_owned(),
-            sbdf,
+            group,
             shared: Arc::clone(&shared),
         };
         let replayed = shared.map_all(&mut state, sbdf);
@@ -254,15 +259,14 @@ impl MemoryListener for VfioContext {
 /// Every mapping and descriptor of the device must be gone by then, else the kernel keeps its group
 /// in the container.
 pub(super) struct Attachment {
-    device: Option<VfioDevice>,
-    path: PathBuf,
-    sbdf: HostSbdf,
+    device: Option<File>,
+    group: u32,
     shared: Arc<Shared>,
 }
 
 impl Attachment {
     /// The opened device; `None` only while this is being dropped.
-    pub(super) fn device(&self) -> Option<&VfioDevice> {
+    pub(super) fn device(&self) -> Option<&File> {
         self.device.as_ref()
     }
 }
@@ -277,18 +281,9 @@ impl Drop for Attachment {
             // The last group to leave takes the IOMMU with it, unless something holds that group.
             shared.unmap_all(&mut state);
         }
-        if let Some(device) = self.device.take() {
-            // Dropping a `VfioDevice` whose sysfs entry has gone panics inside vfio-ioctls.
-            if self.path.join("iommu_group").read_link().is_ok() {
-                drop(device);
-            } else {
-                log::error!(
-                    "{}: gone from {}, its VFIO descriptor stays open",
-                    self.sbdf,
-                    self.path.display()
-                );
-                std::mem::forget(device);
-            }
-        }
+        // Its last descriptor: a host that waits for the device goes on while this continues.
+        self.device = None;
+        let observer = shared.observer.as_ref();
+        state.groups.closed(self.group, observer);
     }
 }

@@ -109,7 +109,7 @@ impl OpenedDevice {
             .device()
             .map_or_else(
                 || Err(io::Error::from_raw_os_error(libc::EBADF)),
-                sys::device_file,
+                File::try_clone,
             )
             .map_err(ContainerError::Duplicate)?;
         Ok(Self {

@@ -1,36 +1,43 @@
 //! The VFIO ioctls, each with its errno (`include/uapi/linux/vfio.h`).
 //!
-//! vfio-ioctls opens containers, groups and devices. Everything after that goes through here: that
-//! crate drops the errno of interrupt set-up and the result of a reset, arms vectors only from 0 on,
-//! misplaces regions above 7 and doesn't ask the IOMMU for its limits.
+//! vfio-ioctls opens the container. Everything after that goes through here: that crate keeps a group's descriptor to
+//! itself and panics when a device has gone, drops the errno of interrupt set-up and the result of a reset, arms vectors
+//! only from 0 on, misplaces regions above 7 and doesn't ask the IOMMU for its limits.
 #![expect(unsafe_code, reason = "VFIO ioctls; docs/adr/0002")]
 
 use super::probe::{IrqLine, MappableArea, Region};
 use super::reset::AffectedFunction;
 use crate::mapping::HostRange;
 use crate::pci::HostSbdf;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use vfio_bindings::bindings::vfio::{
-    VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_INFO_PGSIZES,
-    VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
+    VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_GROUP_FLAGS_VIABLE, VFIO_IOMMU_INFO_CAPS,
+    VFIO_IOMMU_INFO_PGSIZES, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
     VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD,
     VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, VFIO_REGION_INFO_CAP_SPARSE_MMAP,
-    VFIO_REGION_INFO_FLAG_CAPS, vfio_device_info, vfio_info_cap_header, vfio_iommu_type1_dma_map,
-    vfio_iommu_type1_dma_unmap, vfio_iommu_type1_info, vfio_iommu_type1_info_cap_iova_range,
-    vfio_iommu_type1_info_dma_avail, vfio_iova_range, vfio_irq_info, vfio_irq_set,
-    vfio_pci_dependent_device, vfio_pci_hot_reset, vfio_pci_hot_reset_info, vfio_region_info,
-    vfio_region_info_cap_sparse_mmap, vfio_region_sparse_mmap_area,
+    VFIO_REGION_INFO_FLAG_CAPS, VFIO_TYPE1v2_IOMMU, vfio_device_info, vfio_group_status,
+    vfio_info_cap_header, vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap,
+    vfio_iommu_type1_info, vfio_iommu_type1_info_cap_iova_range, vfio_iommu_type1_info_dma_avail,
+    vfio_iova_range, vfio_irq_info, vfio_irq_set, vfio_pci_dependent_device, vfio_pci_hot_reset,
+    vfio_pci_hot_reset_info, vfio_region_info, vfio_region_info_cap_sparse_mmap,
+    vfio_region_sparse_mmap_area,
 };
-use vfio_ioctls::{VfioContainer, VfioDevice};
+use vfio_ioctls::VfioContainer;
 use vmm_sys_util::eventfd::EventFd;
 
 /// The ioctls used here: `_IO(';', 100 + n)`.
 #[derive(Clone, Copy)]
 enum Request {
+    SetIommu = 2,
+    GroupGetStatus = 3,
+    GroupSetContainer = 4,
+    GroupUnsetContainer = 5,
+    GroupGetDeviceFd = 6,
     DeviceGetInfo = 7,
     DeviceGetRegionInfo = 8,
     DeviceGetIrqInfo = 9,
@@ -161,11 +168,15 @@ pub(super) struct DeviceInfo {
     pub(super) irqs: u32,
 }
 
-/// A descriptor of its own for the device behind `device`.
-pub(super) fn device_file(device: &VfioDevice) -> io::Result<File> {
-    // SAFETY: `device` keeps its descriptor open while it is borrowed, which outlasts this call.
-    let fd = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
-    fd.try_clone_to_owned().map(File::from)
+/// Calls an ioctl whose argument is a number, or the address of what the kernel only reads; gives what it returns.
+fn call_plain(fd: BorrowedFd<'_>, request: Request, argument: usize) -> io::Result<i32> {
+    // SAFETY: `fd` is open during the call. The callers below pass a number, or the address of a live value of the size that
+    // the kernel reads: an `int` for SET_CONTAINER, a string with its NUL for GET_DEVICE_FD.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), request.number(), argument) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
 }
 
 /// A descriptor of its own for `container`.
@@ -173,6 +184,42 @@ pub(super) fn container_fd(container: &VfioContainer) -> io::Result<OwnedFd> {
     // SAFETY: `container` keeps its descriptor open while it is borrowed, which outlasts this call.
     let fd = unsafe { BorrowedFd::borrow_raw(container.as_raw_fd()) };
     fd.try_clone_to_owned()
+}
+
+/// Gives a container with a group in it its type1v2 IOMMU.
+pub(super) fn set_iommu(container: BorrowedFd<'_>) -> io::Result<()> {
+    call_plain(container, Request::SetIommu, VFIO_TYPE1v2_IOMMU as usize).map(drop)
+}
+
+/// Whether every device of a group is on vfio-pci or on no driver.
+pub(super) fn group_is_viable(group: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut argument = Argument::new(size_of::<vfio_group_status>())?;
+    argument.call(group, Request::GroupGetStatus)?;
+    let flags = argument.u32(offset_of!(vfio_group_status, flags));
+    Ok(flags & VFIO_GROUP_FLAGS_VIABLE != 0)
+}
+
+/// Puts a group into a container.
+pub(super) fn group_enter(group: BorrowedFd<'_>, container: BorrowedFd<'_>) -> io::Result<()> {
+    let container = container.as_raw_fd();
+    let argument = std::ptr::from_ref(&container).expose_provenance();
+    call_plain(group, Request::GroupSetContainer, argument).map(drop)
+}
+
+/// Takes a group, no device of which is open, out of its container.
+pub(super) fn group_leave(group: BorrowedFd<'_>) -> io::Result<()> {
+    call_plain(group, Request::GroupUnsetContainer, 0).map(drop)
+}
+
+/// Opens the device `name` of a group.
+pub(super) fn group_device(group: BorrowedFd<'_>, name: &CStr) -> io::Result<File> {
+    let fd = call_plain(
+        group,
+        Request::GroupGetDeviceFd,
+        name.as_ptr().expose_provenance(),
+    )?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 pub(super) fn device_info(device: BorrowedFd<'_>) -> io::Result<DeviceInfo> {

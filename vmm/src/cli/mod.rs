@@ -113,14 +113,8 @@ fn start_log(verbose: u8) {
         2 => LevelFilter::Debug,
         _ => LevelFilter::Trace,
     };
-    // It warns of each kind of interrupt that a device doesn't have, which is nothing to warn of.
-    let of_vfio_ioctls = match level {
-        LevelFilter::Warn => LevelFilter::Error,
-        level => level,
-    };
     env_logger::Builder::new()
         .filter_level(level)
-        .filter_module("vfio_ioctls", of_vfio_ioctls)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
             writeln!(out, "ferry: {level}: {}", record.args())

@@ -45,8 +45,9 @@ pub(super) struct Arguments {
         allow_negative_numbers = true
     )]
     memory: String,
-    /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]
-    /// [,on-error=stop|unplug|report][,request-timeout=SECONDS]; may be repeated
+    /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]; may be repeated. What
+    /// follows an uncorrectable error: on-error=stop|unplug|report; how long the guest may keep a device that the host wants
+    /// back: request-timeout=SECONDS
     #[arg(long, value_name = "host=BDF[,…]")]
     device: Vec<String>,
     /// Whether assigned devices reach each other's BARs by DMA

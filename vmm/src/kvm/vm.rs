@@ -1,12 +1,12 @@
 //! `/dev/kvm` and one virtual machine.
 
 use super::sys::from_errno;
+use devices::vfio::GroupObserver;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
-use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
-use vfio_ioctls::VfioDeviceFd;
 
 /// Why KVM can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +152,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`KvmError::Ioctl`].
-    pub fn vfio_device(&self) -> Result<Arc<VfioDeviceFd>, KvmError> {
+    pub fn vfio_device(&self) -> Result<Arc<dyn GroupObserver>, KvmError> {
         let mut device = kvm_bindings::kvm_create_device {
             type_: kvm_bindings::kvm_device_type_KVM_DEV_TYPE_VFIO,
             fd: 0,
@@ -162,7 +162,7 @@ impl Vm {
             .fd
             .create_device(&mut device)
             .map_err(failed("KVM_CREATE_DEVICE (VFIO)"))?;
-        Ok(Arc::new(VfioDeviceFd::new_from_kvm(fd)))
+        Ok(Arc::new(VfioDevice { fd }))
     }
 
     pub(super) fn create_vcpu(&self, index: u8) -> Result<VcpuFd, KvmError> {
@@ -203,6 +203,34 @@ impl Vm {
 impl AsRawFd for Vm {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+/// KVM's VFIO device.
+struct VfioDevice {
+    fd: DeviceFd,
+}
+
+impl VfioDevice {
+    fn tell(&self, attribute: u32, group: BorrowedFd<'_>) -> io::Result<()> {
+        let group = group.as_raw_fd();
+        let attribute = kvm_bindings::kvm_device_attr {
+            flags: 0,
+            group: kvm_bindings::KVM_DEV_VFIO_FILE,
+            attr: attribute.into(),
+            addr: std::ptr::from_ref(&group).expose_provenance() as u64,
+        };
+        self.fd.set_device_attr(&attribute).map_err(from_errno)
+    }
+}
+
+impl GroupObserver for VfioDevice {
+    fn group_added(&self, group: BorrowedFd<'_>) -> io::Result<()> {
+        self.tell(kvm_bindings::KVM_DEV_VFIO_FILE_ADD, group)
+    }
+
+    fn group_removed(&self, group: BorrowedFd<'_>) -> io::Result<()> {
+        self.tell(kvm_bindings::KVM_DEV_VFIO_FILE_DEL, group)
     }
 }
 

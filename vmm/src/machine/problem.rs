@@ -9,7 +9,7 @@ use devices::host::{
     HostRoot, Problem, ReservedIova, explain_busy, explain_eperm_on_attach, explain_huge_pages,
 };
 use devices::pci::HostSbdf;
-use devices::vfio::{ContainerError, PlanError, VfioError};
+use devices::vfio::{ContainerError, GroupError, PlanError, VfioError};
 use std::error::Error;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -278,13 +278,13 @@ fn container(error: &ContainerError) -> Problem {
     if let ContainerError::Device { sbdf, source } = error {
         let group = root.function(*sbdf).ok().and_then(|f| f.group);
         match (source, group) {
-            (vfio_ioctls::VfioError::OpenGroup(errno, _), Some(group))
-                if errno.raw_os_error() == Some(libc::EBUSY) =>
+            (GroupError::Open { source, .. }, Some(group))
+                if source.raw_os_error() == Some(libc::EBUSY) =>
             {
                 return explain_busy(&root, group);
             }
-            (vfio_ioctls::VfioError::ContainerSetIOMMU(errno), Some(group))
-                if errno.errno() == libc::EPERM =>
+            (GroupError::Iommu { source, .. }, Some(group))
+                if source.raw_os_error() == Some(libc::EPERM) =>
             {
                 return explain_eperm_on_attach(&root, *sbdf, group);
             }
