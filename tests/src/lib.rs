@@ -16,6 +16,7 @@
 )]
 
 mod deadline;
+mod edu;
 mod ferry;
 mod figures;
 mod guest;
@@ -28,6 +29,7 @@ mod terminal;
 mod transcript;
 
 pub use deadline::{BOOT, MOMENT, until};
+pub use edu::Edu;
 pub use ferry::{Ferry, Run};
 pub use figures::{Exits, Figures};
 pub use guest::{CommandOutput, Guest};

@@ -171,6 +171,8 @@ pub struct KvmReport {
 pub struct MemoryReport {
     /// Guest RAM in bytes.
     pub guest_ram: u64,
+    /// Bytes of BARs that assigned devices reach in each other.
+    pub peer_to_peer: u64,
     /// Peak resident size without guest RAM, in bytes.
     pub peak_rss_without_guest_ram: u64,
 }

@@ -127,6 +127,12 @@ impl VfioContext {
         sys::iommu_info(self.shared.fd.as_fd())
     }
 
+    /// Bytes of BARs that are mapped for peer-to-peer DMA.
+    #[must_use]
+    pub fn peer_to_peer(&self) -> u64 {
+        self.shared.peers.as_ref().map_or(0, PeerBars::mapped)
+    }
+
     /// Opens the device at `path` into this container.
     pub(super) fn attach(&self, path: &Path, sbdf: HostSbdf) -> Result<Attachment, ContainerError> {
         let shared = Arc::clone(&self.shared);

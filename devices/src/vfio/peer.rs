@@ -93,6 +93,12 @@ impl PeerBars {
         }
     }
 
+    /// Bytes that are mapped.
+    pub(super) fn mapped(&self) -> u64 {
+        let state = self.shared.lock();
+        state.bars.values().map(|bar| bar.mapped as u64).sum()
+    }
+
     /// A BAR decodes at `iova` from now on.
     pub(super) fn add(&self, iova: Iova, host: &HostRange) {
         let mut state = self.shared.lock();

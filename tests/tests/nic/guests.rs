@@ -1,13 +1,12 @@
 //! The guests that several tests look at: each is booted once, questioned, and ended.
 
 use crate::drive::{Driven, Interrupt, counted_by_host, drive, interrupts};
-use crate::edu::Edu;
 use crate::shape::Function;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 use tests::site::{self, Kernel};
-use tests::{Exits, Figures, Guest, KernelLog, MOMENT, Peer, Run, figure, until};
+use tests::{Edu, Exits, Figures, Guest, KernelLog, MOMENT, Peer, Run, figure, until};
 
 /// Where the devices are in a guest that says so.
 pub(crate) const NIC: &str = "0000:00:01.0";

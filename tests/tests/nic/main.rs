@@ -17,7 +17,6 @@
 mod confinement;
 mod disk;
 mod drive;
-mod edu;
 mod guests;
 mod interrupts;
 mod lifecycle;

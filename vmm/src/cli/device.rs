@@ -1,7 +1,7 @@
 //! `--device host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH][,on-error=…][,request-timeout=…]`.
 
-use super::shown;
 use super::removal::RemovalKeys;
+use super::shown;
 use super::suggest::nearest;
 use devices::host::Problem;
 use devices::pci::{GuestBdf, HostSbdf};
@@ -11,14 +11,7 @@ use std::io::Read;
 use vmm::spec::{DeviceRequest, PlacementError};
 
 /// The keys that Ferry knows.
-const KEYS: [&str; 6] = [
-    "host",
-    "id",
-    "addr",
-    "rom",
-    "on-error",
-    "request-timeout",
-];
+const KEYS: [&str; 6] = ["host", "id", "addr", "rom", "on-error", "request-timeout"];
 
 /// Keys of QEMU's vfio-pci, which a pasted line may have and which mean nothing here.
 const QEMU_KEYS: [(&str, &str); 14] = [

@@ -75,6 +75,10 @@ fn gather(machine: &Machine) -> Report {
         },
         memory: MemoryReport {
             guest_ram: machine.spec.memory.bytes(),
+            peer_to_peer: machine
+                .assigned
+                .as_ref()
+                .map_or(0, |assigned| assigned.context().peer_to_peer()),
             peak_rss_without_guest_ram: peak_rss_without_guest_ram(),
         },
     }

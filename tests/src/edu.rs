@@ -3,7 +3,7 @@
 //! The guest reaches its registers through `/dev/mem`, and so it does the RAM that `memmap=` keeps from
 //! its kernel.
 
-use tests::Guest;
+use crate::Guest;
 
 /// Identification: its upper byte is the version, its lowest 0xed.
 const IDENTIFICATION: u64 = 0x00;
@@ -33,7 +33,7 @@ const MSI_ADDRESS_HIGH: u64 = 0x48;
 const MSI_DATA: u64 = 0x4c;
 
 /// The device in a guest.
-pub(crate) struct Edu<'a> {
+pub struct Edu<'a> {
     guest: &'a mut Guest,
     folder: String,
     registers: u64,
@@ -41,11 +41,10 @@ pub(crate) struct Edu<'a> {
 
 impl<'a> Edu<'a> {
     /// Turns the device at the guest's `address` on.
-    pub(crate) fn at(guest: &'a mut Guest, address: &str) -> Self {
+    pub fn at(guest: &'a mut Guest, address: &str) -> Self {
         let folder = format!("/sys/bus/pci/devices/{address}");
         let resource = guest.ok(&format!("head -n 1 {folder}/resource"));
-        let base = resource.split_whitespace().next().unwrap();
-        let registers = u64::from_str_radix(base.trim_start_matches("0x"), 16).unwrap();
+        let registers = number(resource.split_whitespace().next().unwrap_or_default());
         let mut edu = Self {
             guest,
             folder,
@@ -60,7 +59,7 @@ impl<'a> Edu<'a> {
     }
 
     /// The guest it is in.
-    pub(crate) fn guest(&mut self) -> &mut Guest {
+    pub fn guest(&mut self) -> &mut Guest {
         self.guest
     }
 
@@ -86,11 +85,11 @@ impl<'a> Edu<'a> {
 
     fn memory(&mut self, address: u64, width: u8) -> u64 {
         let text = self.guest.ok(&format!("devmem {address:#x} {width}"));
-        u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).unwrap()
+        number(&text)
     }
 
     /// Has the device write `value` to the guest's `address` (not looking whether it arrives).
-    pub(crate) fn dma_to(&mut self, address: u64, value: u64, scratch: u64) {
+    pub fn dma_to(&mut self, address: u64, value: u64, scratch: u64) {
         self.guest.ok(&format!("devmem {scratch:#x} 64 {value:#x}"));
         self.transfer(scratch, OWN_MEMORY, DMA_FROM_RAM);
         self.transfer(OWN_MEMORY, address, DMA_TO_RAM);
@@ -98,14 +97,14 @@ impl<'a> Edu<'a> {
 
     /// Has the device read eight bytes at the guest's `address` and write them to `target`; gives what
     /// is there then.
-    pub(crate) fn dma_copy(&mut self, address: u64, target: u64) -> u64 {
+    pub fn dma_copy(&mut self, address: u64, target: u64) -> u64 {
         self.transfer(address, OWN_MEMORY, DMA_FROM_RAM);
         self.transfer(OWN_MEMORY, target, DMA_TO_RAM);
         self.memory(target, 64)
     }
 
     /// What the guest's CPU sees at `address`.
-    pub(crate) fn ram(&mut self, address: u64) -> u64 {
+    pub fn ram(&mut self, address: u64) -> u64 {
         self.memory(address, 64)
     }
 
@@ -123,7 +122,7 @@ impl<'a> Edu<'a> {
     }
 
     /// Lets the device interrupt by this message from now on.
-    pub(crate) fn enable_msi(&mut self, address: u64, data: u16) {
+    pub fn enable_msi(&mut self, address: u64, data: u16) {
         let [low, high] = [address, address >> 32].map(|half| (half & 0xffff_ffff).to_le_bytes());
         self.config_write(MSI_ADDRESS, &low[..4]);
         self.config_write(MSI_ADDRESS_HIGH, &high[..4]);
@@ -132,11 +131,19 @@ impl<'a> Edu<'a> {
     }
 
     /// Has the device interrupt `count` times, by one command.
-    pub(crate) fn raise(&mut self, count: u32) {
+    pub fn raise(&mut self, count: u32) {
         let [raise, acknowledge] =
             [INTERRUPT_RAISE, INTERRUPT_ACKNOWLEDGE].map(|register| self.registers + register);
         self.guest.ok(&format!(
             "for i in $(seq {count}); do devmem {raise:#x} 32 1; devmem {acknowledge:#x} 32 1; done"
         ));
+    }
+}
+
+#[track_caller]
+fn number(text: &str) -> u64 {
+    match u64::from_str_radix(text.trim().trim_start_matches("0x"), 16) {
+        Ok(number) => number,
+        Err(error) => panic!("'{text}': {error}"),
     }
 }
