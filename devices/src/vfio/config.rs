@@ -3,14 +3,14 @@
 //! One table of [`ConfigRow`]s says it all. What no row names is read from the device and written to
 //! it, through vfio-pci, which guards what would harm the host.
 
+use super::fields::{self, Field, HiddenCapability};
 use super::probe::VfioProbe;
-use crate::pci::capability::{
-    self, Capability, CapabilityId, ConfigPatch, ExtendedCapability, ExtendedCapabilityId,
-};
+use crate::pci::capability::{self, Capability, CapabilityId, ConfigPatch, ExtendedCapability};
 use crate::pci::header::{self, HeaderType};
 use crate::pci::msi::MsiLayout;
 use crate::pci::msix::{self, MsixCapability};
 use crate::pci::{BarIndex, ConfigOffset, advanced_features, express, msi};
+use std::collections::BTreeSet;
 use vfio_bindings::bindings::vfio::{VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX};
 
 /// Power Management: Power Management Capabilities, 2 bytes (PCI Power Management 1.2 section 3.2).
@@ -42,8 +42,8 @@ pub(super) struct ConfigRow {
     pub(super) offset: u16,
     pub(super) mask: u32,
     pub(super) behaviour: Behaviour,
-    /// Why, for `ferry run -v`.
-    pub(super) reason: &'static str,
+    /// What it is part of, and why it is not the device's.
+    pub(super) field: &'static Field,
 }
 
 /// Where the power state is, and which of the four there are.
@@ -86,8 +86,8 @@ pub(super) struct ConfigPlan {
     pub(super) msix: Option<(u16, MsixCapability)>,
     pub(super) power: Option<PowerPlan>,
     pub(super) resets: Vec<ResetBit>,
-    /// Names of what the guest doesn't see.
-    pub(super) hidden: Vec<String>,
+    /// What the guest doesn't see.
+    pub(super) hidden: Vec<&'static HiddenCapability>,
     pub(super) file_offset: u64,
 }
 
@@ -100,16 +100,6 @@ pub(super) struct ConfigWishes {
     /// There is an expansion ROM.
     pub(super) rom: bool,
 }
-
-/// Extended capabilities that a guest must not use: they change the device's BARs or the functions
-/// there are, which only the host may.
-const HIDDEN_EXTENDED: [ExtendedCapabilityId; 5] = [
-    ExtendedCapabilityId::ARI,
-    ExtendedCapabilityId::SR_IOV,
-    ExtendedCapabilityId::MR_IOV,
-    ExtendedCapabilityId::RESIZABLE_BAR,
-    ExtendedCapabilityId::VF_RESIZABLE_BAR,
-];
 
 impl ConfigPlan {
     pub(super) fn new(probe: &VfioProbe, file_offset: u64, wishes: ConfigWishes) -> Self {
@@ -133,52 +123,71 @@ impl ConfigPlan {
         let msi = plan.plan_msi(probe);
         let msix = plan.plan_msix(probe);
         let hidden = |c: Capability| match c.id {
-            CapabilityId::MSI => msi != Some(c.offset),
-            CapabilityId::MSI_X => msix != Some(c.offset),
-            // Its BARs are where the host has them.
-            CapabilityId::ENHANCED_ALLOCATION => true,
-            _ => false,
+            CapabilityId::MSI if msi != Some(c.offset) => Some(&fields::NO_MSI),
+            CapabilityId::MSI_X if msix != Some(c.offset) => Some(&fields::NO_MSI_X),
+            CapabilityId::ENHANCED_ALLOCATION => Some(&fields::ENHANCED_ALLOCATION),
+            _ => None,
         };
         for found in capability::capabilities(config) {
-            if hidden(found) {
-                plan.hidden.push(found.id.to_string());
-            } else {
-                plan.capability(config, found);
+            match hidden(found) {
+                Some(hidden) => plan.hidden.push(hidden),
+                None => plan.capability(config, found),
             }
         }
-        let links = capability::hide_capabilities(config, hidden);
-        plan.fix(&links, "capability chain without what is hidden");
+        let links = capability::hide_capabilities(config, |c| hidden(c).is_some());
+        plan.fix(&links, &fields::CHAIN);
         plan.extended(config);
         plan
     }
 
-    /// The rows in words, a line each reason.
+    /// Configuration space in words: what is the guest's, what is followed, what is hidden.
     pub(super) fn describe(&self) -> Vec<String> {
-        let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
-        for row in &self.rows {
-            let offset = format!("{:#05x}", row.offset);
-            match reasons.iter_mut().find(|(reason, _)| *reason == row.reason) {
-                Some((_, offsets)) => offsets.push(offset),
-                None => reasons.push((row.reason, vec![offset])),
-            }
-        }
-        let line = |(reason, offsets): (&str, Vec<String>)| {
-            format!("config {}: {reason}", offsets.join(" "))
+        let mut fields: Vec<(&Field, BTreeSet<u16>)> = Vec::new();
+        let mut note = |field, bytes: &mut dyn Iterator<Item = u16>| match fields
+            .iter_mut()
+            .find(|(known, _)| *known == field)
+        {
+            Some((_, there)) => there.extend(bytes),
+            None => fields.push((field, bytes.collect())),
         };
-        reasons.into_iter().map(line).collect()
+        for row in &self.rows {
+            let bytes = (0..4).filter(|byte| row.mask >> (byte * 8) & 0xff != 0);
+            note(row.field, &mut bytes.map(|byte| row.offset + byte));
+        }
+        note(
+            &fields::COMMAND,
+            &mut (header::COMMAND..header::COMMAND + 2),
+        );
+        if let Some(power) = self.power {
+            note(&fields::POWER, &mut (power.control..power.control + 2));
+        }
+        for reset in &self.resets {
+            note(&fields::FLR, &mut std::iter::once(reset.offset));
+        }
+        fields.sort_by_key(|(_, bytes)| bytes.first().copied());
+        let line = |(field, bytes): (&Field, BTreeSet<u16>)| {
+            let Field { name, answer, sees } = field;
+            format!("config {}: {name}: {answer}: {sees}", ranges(&bytes))
+        };
+        let hidden = self.hidden.iter();
+        let hidden = hidden.map(|hidden| format!("hidden: {hidden}: {}", hidden.reason));
+        let rest = &fields::REST;
+        let rest = format!("config, all else: {}: {}", rest.answer, rest.sees);
+        let fields = fields.into_iter().map(line);
+        fields.chain([rest]).chain(hidden).collect()
     }
 
-    fn fix(&mut self, patches: &[ConfigPatch], reason: &'static str) {
+    fn fix(&mut self, patches: &[ConfigPatch], field: &'static Field) {
         self.rows.extend(patches.iter().map(|patch| ConfigRow {
             offset: patch.offset,
             mask: patch.mask,
             behaviour: Behaviour::Fixed(patch.value),
-            reason,
+            field,
         }));
     }
 
-    fn fix_byte(&mut self, offset: u16, value: u8, reason: &'static str) {
-        self.fix(&[ConfigPatch::byte(offset, value)], reason);
+    fn fix_byte(&mut self, offset: u16, value: u8, field: &'static Field) {
+        self.fix(&[ConfigPatch::byte(offset, value)], field);
     }
 
     /// Rows of the type 0 header.
@@ -187,38 +196,33 @@ impl ConfigPlan {
             offset: header::BAR0 + n * 4,
             mask: u32::MAX,
             behaviour: Behaviour::Bars,
-            reason: "BARs have guest addresses",
+            field: &fields::BARS,
         });
         self.rows.extend(bars);
         let layout = HeaderType(0).with_multi_function(wishes.multifunction);
-        self.fix_byte(
-            header::HEADER_TYPE,
-            layout.0,
-            "the guest's slot has functions of its own",
-        );
+        self.fix_byte(header::HEADER_TYPE, layout.0, &fields::HEADER_TYPE);
         if wishes.rom {
             self.rows.push(ConfigRow {
                 offset: header::EXPANSION_ROM,
                 mask: u32::MAX,
                 behaviour: Behaviour::Bars,
-                reason: "BARs have guest addresses",
+                field: &fields::ROM_SHOWN,
             });
         } else {
             let rom = ConfigPatch::dword(header::EXPANSION_ROM, u32::MAX, 0);
-            self.fix(&[rom], "the expansion ROM is hidden");
+            self.fix(&[rom], &fields::ROM_HIDDEN);
         }
         self.rows.push(ConfigRow {
             offset: header::INTERRUPT_LINE,
             mask: 0xff,
             behaviour: Behaviour::Stored,
-            reason: "Interrupt Line is the guest's own",
+            field: &fields::INTERRUPT_LINE,
         });
-        let (pin, reason) = if wishes.intx {
-            (1, "INTx is wired as INTA#")
-        } else {
-            (0, "INTx is not wired")
-        };
-        self.fix_byte(header::INTERRUPT_PIN, pin, reason);
+        self.fix_byte(
+            header::INTERRUPT_PIN,
+            wishes.intx.into(),
+            &fields::INTERRUPT_PIN,
+        );
     }
 
     /// The offset of the MSI capability that the guest gets.
@@ -243,7 +247,7 @@ impl ConfigPlan {
                 offset: at,
                 mask,
                 behaviour: Behaviour::Msi,
-                reason: "MSI messages are the guest's",
+                field: &fields::MSI,
             });
             at += 4;
         }
@@ -270,7 +274,7 @@ impl ConfigPlan {
             offset: found.offset,
             mask: 0xffff << (msix::MESSAGE_CONTROL * 8),
             behaviour: Behaviour::MsiX,
-            reason: "MSI-X control is the guest's",
+            field: &fields::MSI_X,
         });
         Some(found.offset)
     }
@@ -291,7 +295,7 @@ impl ConfigPlan {
             CapabilityId::PCI_EXPRESS => {
                 let mut patches = express::integrate(config, offset);
                 patches.retain(|patch| patch.offset < capability::EXTENDED_BASE);
-                self.fix(&patches, "shown as a root complex integrated endpoint");
+                self.fix(&patches, &fields::PCI_EXPRESS);
                 if express::flr_capable(config, offset) {
                     let [_, bit] = express::INITIATE_FLR.to_le_bytes();
                     self.resets.push(ResetBit {
@@ -312,14 +316,28 @@ impl ConfigPlan {
 
     /// Rows of the extended capabilities.
     fn extended(&mut self, config: &[u8]) {
-        let hidden = |c: ExtendedCapability| HIDDEN_EXTENDED.contains(&c.id);
-        let names = capability::extended_capabilities(config)
-            .filter(|c| hidden(*c))
-            .map(|c| c.id.to_string());
-        self.hidden.extend(names);
-        let links = capability::hide_extended_capabilities(config, hidden);
-        self.fix(&links, "extended capability chain without what is hidden");
+        let hidden = |c: ExtendedCapability| fields::hidden_extended(c.id);
+        let found = capability::extended_capabilities(config).filter_map(hidden);
+        self.hidden.extend(found);
+        let links = capability::hide_extended_capabilities(config, |c| hidden(c).is_some());
+        self.fix(&links, &fields::EXTENDED_CHAIN);
     }
+}
+
+/// `0x00e 0x010-0x027`.
+fn ranges(bytes: &BTreeSet<u16>) -> String {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for byte in bytes {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *byte => *last = *byte,
+            _ => ranges.push((*byte, *byte)),
+        }
+    }
+    let text = |(first, last): &(u16, u16)| match first == last {
+        true => format!("{first:#05x}"),
+        false => format!("{first:#05x}-{last:#05x}"),
+    };
+    ranges.iter().map(text).collect::<Vec<_>>().join(" ")
 }
 
 /// [`ConfigPlan::rows`] laid out by byte, for quick look-up.

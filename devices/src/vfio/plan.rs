@@ -135,22 +135,17 @@ impl PassthroughPlan {
         })
     }
 
-    /// The plan in words, a line each.
+    /// The plan in words, a line each fact; those after the first are indented.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
-        let mut lines = vec![format!(
-            "{}: host {} is guest {}",
-            self.name, self.sbdf, self.guest
-        )];
-        lines.extend(self.bars.iter().map(ToString::to_string));
+        let first = format!("{}: host {} is guest {}", self.name, self.sbdf, self.guest);
+        let mut lines: Vec<String> = self.bars.iter().map(ToString::to_string).collect();
         lines.extend(self.rom.iter().map(ToString::to_string));
         lines.push(self.describe_interrupts());
-        lines.extend(self.config.describe());
-        if !self.config.hidden.is_empty() {
-            lines.push(format!("hidden: {}", self.config.hidden.join(", ")));
-        }
         lines.push(self.reset.describe());
-        lines
+        lines.extend(self.config.describe());
+        let lines = lines.into_iter().map(|line| format!("  {line}"));
+        std::iter::once(first).chain(lines).collect()
     }
 
     fn describe_interrupts(&self) -> String {

@@ -1,6 +1,7 @@
 use crate::pci::capability::{capabilities, extended_capabilities};
 use crate::pci::{BarIndex, BarKind};
 use crate::vfio::bar::BarPlan;
+use crate::vfio::fields::guide;
 use crate::vfio::plan::{PassthroughPlan, PlanError};
 use crate::vfio::probe::{MappableArea, VfioProbe};
 use crate::vfio::tests::support::{
@@ -225,13 +226,41 @@ fn the_plan_describes_itself() {
     assert!(lines.iter().any(|l| {
         l.contains("MSI-X, up to 10, re-armed together") && l.contains("INTA# on GSI 19")
     }));
-    assert!(
-        lines
-            .iter()
-            .any(|l| l == "hidden: Alternative Routing-ID, SR-IOV")
+    let starts = |text: &str| lines.iter().filter(|l| l.starts_with(text)).count();
+    assert_eq!(starts("  hidden: Alternative Routing-ID: leads to"), 1);
+    assert_eq!(starts("  hidden: SR-IOV: makes functions"), 1);
+    assert_eq!(starts("  hidden: "), 2);
+    assert_eq!(starts("  config 0x004-0x005: Command: followed: "), 1);
+    assert_eq!(starts("  config 0x010-0x027: BARs 0 to 5: virtual: "), 1);
+    assert_eq!(
+        starts("  config 0x030-0x033: Expansion ROM, hidden: fixed: 0: "),
+        1
     );
-    let bars = lines.iter().filter(|l| l.contains("guest addresses"));
-    assert_eq!(bars.count(), 1);
+    assert_eq!(starts("  config 0x03c: Interrupt Line: virtual: "), 1);
+    assert_eq!(starts("  config 0x03d: Interrupt Pin: fixed: "), 1);
+    assert_eq!(
+        starts("  config 0x044-0x045: Power Management capability: followed: "),
+        1
+    );
+    assert_eq!(
+        starts("  config 0x072-0x073: MSI-X Message Control: virtual: "),
+        1
+    );
+    assert_eq!(starts("  config 0x0a9: Initiate FLR"), 1);
+    assert_eq!(starts("  config, all else: forwarded: "), 1);
+}
+
+/// What `ferry run -v` says of a device and what the guide says of all is the same table.
+#[test]
+fn the_guide_has_the_table_of_the_plan() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/devices.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    for table in guide() {
+        assert!(
+            text.contains(&table),
+            "docs/devices.md should have\n\n{table}"
+        );
+    }
 }
 
 #[test]

@@ -42,8 +42,8 @@ fn machine(probe: &VfioProbe, methods: &[&str], others: &[&str]) -> Machine {
 
 fn described(probe: &VfioProbe, methods: &[&str], others: &[&str]) -> String {
     let mut lines = plan(probe, methods, others).describe();
-    lines.retain(|line| line.starts_with("reset: "));
-    lines.join("\n")
+    lines.retain(|line| line.starts_with("  reset: "));
+    lines.join("\n").trim_start().to_owned()
 }
 
 #[test]
