@@ -296,12 +296,16 @@ impl Interrupts {
     }
 
     /// Makes room for `wanted` vectors by disabling MSI-X and arming again what was armed. What the
-    /// device signals in between is lost.
+    /// device signals in between is lost, so each vector that was armed gets an interrupt for it: one
+    /// too many does no harm, one too few may stop a driver.
     fn extend_msix(&mut self, reach: u32, wanted: u32) -> io::Result<()> {
+        let armed = self.armed();
         if reach > 0 {
             log::info!(
-                "{}: this kernel can't add an MSI-X vector in place, re-arming {wanted}",
-                self.parts.sbdf
+                "{}: this kernel can't add MSI-X vector {} in place: the {} in use were briefly off",
+                self.parts.sbdf,
+                wanted - 1,
+                armed.len()
             );
             self.parts
                 .host
@@ -312,6 +316,12 @@ impl Interrupts {
             let restored = self.arm_first(reach);
             self.parts
                 .report(restored, || format!("arm {reach} MSI-X vectors again"));
+        }
+        for vector in armed {
+            let entry = self.vectors.get(&vector);
+            let signalled = entry.map_or(Ok(()), |entry| entry.msi.trigger().write(1));
+            self.parts
+                .report(signalled, || format!("signal MSI-X vector {vector}"));
         }
         result
     }

@@ -141,6 +141,22 @@ fn without_dynamic_msix_a_higher_vector_rearms_all() {
     assert_eq!(machine.host.armed(), machine.device.armed_vectors());
 }
 
+/// What the device signalled while they were off is lost: the guest looks for itself.
+#[test]
+fn without_dynamic_msix_vectors_that_were_off_for_another_get_an_interrupt() {
+    let pending = |probe: &VfioProbe| {
+        let machine = enabled(probe);
+        mask(&machine, 0, false);
+        mask(&machine, 4, false);
+        // An interrupt that nobody took is pending once its vector is masked.
+        mask(&machine, 0, true);
+        mask(&machine, 4, true);
+        machine.bar_read(TABLE_BAR, PBA)
+    };
+    assert_eq!(pending(&without_dynamic_msix(igb())), 1 << 0);
+    assert_eq!(pending(&igb()), 0, "none was off");
+}
+
 #[test]
 fn disabling_msix_gives_every_gsi_back() {
     let mut machine = enabled(&igb());
