@@ -275,6 +275,16 @@ impl Attachment {
     pub(super) fn device(&self) -> Option<&File> {
         self.device.as_ref()
     }
+
+    /// Resets the device's bus or slot, of which all functions are in `groups` of this container.
+    ///
+    /// # Errors
+    /// See [`Groups::reset_bus`].
+    pub(super) fn reset_bus(&self, groups: &[u32]) -> io::Result<()> {
+        let device = self.device().map(AsFd::as_fd);
+        let device = device.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        self.shared.lock().groups.reset_bus(device, groups)
+    }
 }
 
 impl Drop for Attachment {

@@ -166,6 +166,19 @@ impl Groups {
         self.leave(number, observer);
     }
 
+    /// Resets the bus or slot of `device`, of which all functions are in the groups `numbers`.
+    ///
+    /// # Errors
+    /// `ENOENT` when one of the groups is not open; otherwise the errno of the ioctl.
+    pub(super) fn reset_bus(&self, device: BorrowedFd<'_>, numbers: &[u32]) -> io::Result<()> {
+        let node = |number| {
+            let group = self.open.get(number).map(|group| group.node.as_fd());
+            group.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+        };
+        let nodes: io::Result<Vec<_>> = numbers.iter().map(node).collect();
+        sys::hot_reset(device, &nodes?)
+    }
+
     /// Takes group `number` out of the container, unless a device of it is open.
     fn leave(&mut self, number: u32, observer: Option<&Arc<dyn GroupObserver>>) {
         if self.open.get(&number).is_none_or(|group| group.devices > 0) {

@@ -2,7 +2,6 @@
 //! and nothing else, so that its logic runs in tests without a device.
 
 use super::probe::OpenedDevice;
-use super::reset;
 use super::sys::{self, IrqAction};
 use crate::host::{DeviceInterrupt, HostRoot};
 use crate::mapping::{Access, HostMapping};
@@ -126,7 +125,7 @@ impl VfioHost for KernelHost {
     }
 
     fn reset_bus(&self, groups: &[u32]) -> io::Result<()> {
-        sys::hot_reset(self.device.as_fd(), &reset::open_groups(groups)?)
+        self.device.reset_bus(groups)
     }
 
     fn interrupts(&self) -> Vec<DeviceInterrupt> {

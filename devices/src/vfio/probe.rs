@@ -88,7 +88,7 @@ pub enum VfioError {
 /// Fields drop in this order: the duplicated descriptor first, then the device leaves its container.
 pub struct OpenedDevice {
     file: File,
-    _attachment: Attachment,
+    attachment: Attachment,
     sbdf: HostSbdf,
 }
 
@@ -114,7 +114,7 @@ impl OpenedDevice {
             .map_err(ContainerError::Duplicate)?;
         Ok(Self {
             file,
-            _attachment: attachment,
+            attachment,
             sbdf,
         })
     }
@@ -123,6 +123,11 @@ impl OpenedDevice {
     #[must_use]
     pub fn sbdf(&self) -> HostSbdf {
         self.sbdf
+    }
+
+    /// Resets its bus or slot, of which all functions are in `groups` of its container.
+    pub(super) fn reset_bus(&self, groups: &[u32]) -> io::Result<()> {
+        self.attachment.reset_bus(groups)
     }
 
     /// The device's descriptor, for positioned reads and writes.

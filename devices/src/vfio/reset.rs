@@ -7,9 +7,6 @@
 use super::probe::VfioProbe;
 use crate::host::ResetFacts;
 use crate::pci::HostSbdf;
-use std::fs;
-use std::io;
-use std::os::fd::RawFd;
 
 /// A function that a reset of the bus or slot hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,32 +57,6 @@ impl ResetPlan {
             Self::None(why) => format!("reset: none: {why}"),
         }
     }
-}
-
-/// The descriptors of these groups.
-///
-/// vfio-ioctls opens them and keeps them to itself, and a group can be open only once. The numbers are good while a device
-/// of each group is open; nothing is done with them but to name them in the ioctl.
-///
-/// # Errors
-/// `ENOENT` when one is not open; otherwise the errno of reading `/proc/self/fd`.
-pub(super) fn open_groups(groups: &[u32]) -> io::Result<Vec<RawFd>> {
-    let open: Vec<(RawFd, String)> = fs::read_dir("/proc/self/fd")?
-        .flatten()
-        .filter_map(|entry| {
-            let number = entry.file_name().to_str()?.parse().ok()?;
-            let target = fs::read_link(entry.path()).ok()?;
-            Some((number, target.to_str()?.to_owned()))
-        })
-        .collect();
-    let find = |group: &u32| {
-        let node = format!("/dev/vfio/{group}");
-        let found = open.iter().find(|(_, target)| *target == node);
-        found
-            .map(|(number, _)| *number)
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
-    };
-    groups.iter().map(find).collect()
 }
 
 /// The groups of `functions`, each once.

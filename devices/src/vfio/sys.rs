@@ -355,14 +355,14 @@ pub(super) fn hot_reset_affected(device: BorrowedFd<'_>) -> io::Result<Vec<Affec
     Ok(affected.filter_map(|at| argument.affected(at)).collect())
 }
 
-/// Resets the device's bus or slot. `groups` are the descriptors of all groups that it hits.
-pub(super) fn hot_reset(device: BorrowedFd<'_>, groups: &[RawFd]) -> io::Result<()> {
+/// Resets the device's bus or slot. `groups` are all groups that this hits.
+pub(super) fn hot_reset(device: BorrowedFd<'_>, groups: &[BorrowedFd<'_>]) -> io::Result<()> {
     let fixed = size_of::<vfio_pci_hot_reset>();
-    let mut argument = Argument::new(fixed + size_of_val(groups))?;
+    let mut argument = Argument::new(fixed + size_of::<RawFd>() * groups.len())?;
     let count = u32::try_from(groups.len()).unwrap_or(u32::MAX);
     argument.put_u32(offset_of!(vfio_pci_hot_reset, count), count);
     for (n, group) in groups.iter().enumerate() {
-        argument.put(fixed + n * size_of::<RawFd>(), &group.to_ne_bytes());
+        argument.put(fixed + n * size_of::<RawFd>(), &group.as_raw_fd().to_ne_bytes());
     }
     argument.call(device, Request::DEVICE_PCI_HOT_RESET)
 }
