@@ -1,8 +1,8 @@
 //! The assigned devices and the IOMMU context that they share.
 
 use super::MachineError;
-use super::bus_reset::HeldGroups;
 use super::addresses::check_entries;
+use super::bus_reset::HeldGroups;
 use crate::kvm::{GsiRouting, Vm};
 use crate::memory::GuestRam;
 use crate::spec::{DeviceSpec, MachineSpec};

@@ -82,13 +82,7 @@ impl MachineError {
             Self::Device { host, source } => device(*host, source),
             Self::Host(error) => error.problem(),
             Self::RamPlace { in_the_way, source } => ram_place(in_the_way.as_ref(), source),
-            Self::DmaEntries { needed, available } => Problem::new(
-                format!(
-                    "guest RAM can't be mapped for DMA: it takes {needed} mappings, and {available} are left"
-                ),
-                "vfio_iommu_type1 limits the mappings of a container (dma_entry_limit)",
-                "raise the limit: echo 65535 | sudo tee /sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
-            ),
+            Self::DmaEntries { needed, available } => dma_entries(*needed, *available),
             Self::Iova { ram, usable } => iova(ram, usable),
             Self::Plan(error @ PlanError::NoRom(_)) => Problem::new(
                 error.to_string(),
@@ -300,6 +294,16 @@ fn container(error: &ContainerError) -> Problem {
         "the VFIO container can't be had",
         with_causes(error),
         "load the modules: sudo modprobe -a vfio-pci vfio_iommu_type1",
+    )
+}
+
+fn dma_entries(needed: usize, available: u64) -> Problem {
+    Problem::new(
+        format!(
+            "guest RAM can't be mapped for DMA: it takes {needed} mappings, and {available} are left"
+        ),
+        "vfio_iommu_type1 limits the mappings of a container (dma_entry_limit)",
+        "raise the limit: echo 65535 | sudo tee /sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
     )
 }
 
