@@ -62,6 +62,9 @@ pub enum PlanError {
     /// The expansion ROM that was asked for isn't there.
     #[error("{0} has no expansion ROM that can be read")]
     NoRom(HostSbdf),
+    /// It has nothing but INTx, and the host's line is others', too, and can't be masked at the device.
+    #[error("{0} can't share the interrupt line that it needs")]
+    InterruptLine(HostSbdf),
     /// A BAR can't be shown.
     #[error(transparent)]
     Bar(#[from] BarError),
@@ -72,6 +75,8 @@ pub enum PlanError {
 pub(super) struct InterruptPlan {
     /// The GSI of INTA#, if the device has INTx and it is wired.
     pub(super) intx_gsi: Option<u32>,
+    /// The device has INTx, and the host's line is not to be had.
+    intx_busy: bool,
     /// MSI-X vectors can be added while MSI-X is enabled on the host.
     pub(super) msix_resizable: bool,
 }
@@ -99,10 +104,8 @@ impl PassthroughPlan {
     /// [`PlanError`].
     pub fn new(probe: &VfioProbe, spec: &PassthroughSpec) -> Result<Self, PlanError> {
         check(probe, spec)?;
-        let pin = probe.config.get(usize::from(header::INTERRUPT_PIN));
-        let intx_gsi = spec.intx_gsi.filter(|_| {
-            probe.irq(VFIO_PCI_INTX_IRQ_INDEX).is_some() && pin.is_some_and(|pin| *pin != 0)
-        });
+        let pin = has_pin(probe);
+        let intx_gsi = spec.intx_gsi.filter(|_| pin && !probe.intx_busy);
         let file_offset = probe
             .region(VFIO_PCI_CONFIG_REGION_INDEX)
             .ok_or(PlanError::Absent(probe.sbdf))?
@@ -117,6 +120,10 @@ impl PassthroughPlan {
             rom: rom.is_some(),
         };
         let config = ConfigPlan::new(probe, file_offset, wishes);
+        let messages = config.msi.is_some() || config.msix.is_some();
+        if spec.intx_gsi.is_some() && pin && probe.intx_busy && !messages {
+            return Err(PlanError::InterruptLine(probe.sbdf));
+        }
         let trapped = trapped_ranges(&config);
         Ok(Self {
             name: spec.name.clone(),
@@ -127,6 +134,7 @@ impl PassthroughPlan {
             config,
             interrupts: InterruptPlan {
                 intx_gsi,
+                intx_busy: pin && probe.intx_busy,
                 msix_resizable: probe
                     .irq(VFIO_PCI_MSIX_IRQ_INDEX)
                     .is_some_and(|irq| irq.resizable()),
@@ -164,6 +172,9 @@ impl PassthroughPlan {
         if let Some(gsi) = self.interrupts.intx_gsi {
             ways.push(format!("INTA# on GSI {gsi}"));
         }
+        if self.interrupts.intx_busy {
+            ways.push("no INTx, since the device can't share the host's line".to_owned());
+        }
         if ways.is_empty() {
             ways.push("none".to_owned());
         }
@@ -177,6 +188,12 @@ impl PassthroughPlan {
         bars.chain(rom.map(|offset| (BarIndex::ROM, offset)))
             .collect()
     }
+}
+
+/// Whether the device has INTx.
+fn has_pin(probe: &VfioProbe) -> bool {
+    let pin = probe.config.get(usize::from(header::INTERRUPT_PIN));
+    probe.irq(VFIO_PCI_INTX_IRQ_INDEX).is_some() && pin.is_some_and(|pin| *pin != 0)
 }
 
 fn check(probe: &VfioProbe, spec: &PassthroughSpec) -> Result<(), PlanError> {

@@ -2,7 +2,7 @@
 
 use super::container::{Attachment, ContainerError, VfioContext};
 use super::reset::AffectedFunction;
-use super::sys;
+use super::sys::{self, IrqAction};
 use crate::pci::HostSbdf;
 use std::fs::File;
 use std::io;
@@ -11,9 +11,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_MASKABLE,
-    VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
-    VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
+    VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX,
+    VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
 };
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Why a device could not be opened, read or handed to the guest.
 #[derive(Debug, thiserror::Error)]
@@ -243,6 +244,8 @@ pub struct VfioProbe {
     pub regions: Vec<Region>,
     /// The interrupt indexes that could be described, ascending.
     pub irqs: Vec<IrqLine>,
+    /// The host could not enable INTx, because others use the line and the device can't be masked on it.
+    pub intx_busy: bool,
     /// What a reset of its bus or slot hits, itself included; none where there is no such reset.
     pub bus_reset: Vec<AffectedFunction>,
     /// Configuration space as VFIO shows it: 4096 bytes, or 256 of a conventional device.
@@ -269,7 +272,7 @@ impl VfioProbe {
         let regions: Vec<Region> = (0..described.regions.min(MOST_INDEXES))
             .filter_map(|index| sys::region_info(device.as_fd(), index).ok())
             .collect();
-        let irqs = (0..described.irqs.min(MOST_INDEXES))
+        let irqs: Vec<IrqLine> = (0..described.irqs.min(MOST_INDEXES))
             .filter_map(|index| sys::irq_info(device.as_fd(), index).ok())
             .collect();
         let config = regions
@@ -281,6 +284,7 @@ impl VfioProbe {
         Ok(Self {
             sbdf,
             flags: described.flags,
+            intx_busy: intx_busy(device.as_fd(), &irqs),
             regions,
             irqs,
             // Function on the root bus, or one whose bus can't be reset: ENODEV.
@@ -310,6 +314,29 @@ impl VfioProbe {
     pub fn resettable(&self) -> bool {
         self.flags & VFIO_DEVICE_FLAGS_RESET != 0
     }
+}
+
+/// Whether the host's interrupt line is refused to the device; found out by asking for it.
+///
+/// The kernel shares a line only for a device that can be masked by Interrupt Disable in its Command register, and tells of
+/// neither the line's users nor that bit beforehand.
+fn intx_busy(device: BorrowedFd<'_>, irqs: &[IrqLine]) -> bool {
+    let present = irqs
+        .iter()
+        .any(|irq| irq.index == VFIO_PCI_INTX_IRQ_INDEX && irq.count > 0);
+    let Some(eventfd) = EventFd::new(EFD_NONBLOCK).ok().filter(|_| present) else {
+        return false;
+    };
+    let trigger = IrqAction::Trigger {
+        start: 0,
+        eventfds: &[Some(&eventfd)],
+    };
+    let enabled = sys::set_irqs(device, VFIO_PCI_INTX_IRQ_INDEX, trigger);
+    if enabled.is_ok() {
+        // Closing the device would do it, too.
+        let _ = sys::set_irqs(device, VFIO_PCI_INTX_IRQ_INDEX, IrqAction::Disable);
+    }
+    enabled.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
 }
 
 /// Reads configuration space by dwords, which every kernel answers whole; bytes that the kernel

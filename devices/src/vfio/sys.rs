@@ -362,7 +362,10 @@ pub(super) fn hot_reset(device: BorrowedFd<'_>, groups: &[BorrowedFd<'_>]) -> io
     let count = u32::try_from(groups.len()).unwrap_or(u32::MAX);
     argument.put_u32(offset_of!(vfio_pci_hot_reset, count), count);
     for (n, group) in groups.iter().enumerate() {
-        argument.put(fixed + n * size_of::<RawFd>(), &group.as_raw_fd().to_ne_bytes());
+        argument.put(
+            fixed + n * size_of::<RawFd>(),
+            &group.as_raw_fd().to_ne_bytes(),
+        );
     }
     argument.call(device, Request::DEVICE_PCI_HOT_RESET)
 }

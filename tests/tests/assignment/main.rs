@@ -9,5 +9,6 @@
 
 mod bridge;
 mod guest;
+mod lines;
 mod resets;
 mod rom;

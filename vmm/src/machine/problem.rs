@@ -7,6 +7,7 @@ use arch::x86_64::boot::BootError;
 use arch::x86_64::layout::LayoutError;
 use devices::host::{
     HostRoot, Problem, ReservedIova, explain_busy, explain_eperm_on_attach, explain_huge_pages,
+    explain_shared_line,
 };
 use devices::pci::HostSbdf;
 use devices::vfio::{ContainerError, GroupError, PlanError, VfioError};
@@ -84,6 +85,9 @@ impl MachineError {
             Self::RamPlace { in_the_way, source } => ram_place(in_the_way.as_ref(), source),
             Self::DmaEntries { needed, available } => dma_entries(*needed, *available),
             Self::Iova { ram, usable } => iova(ram, usable),
+            Self::Plan(PlanError::InterruptLine(host)) => {
+                explain_shared_line(&HostRoot::system(), *host)
+            }
             Self::Plan(error @ PlanError::NoRom(_)) => Problem::new(
                 error.to_string(),
                 "VFIO describes none: the device has none, or what it has does not begin with 55 aa",

@@ -278,6 +278,25 @@ fn intx_shows_only_where_it_is_wired() {
 }
 
 #[test]
+fn a_device_that_cannot_share_its_line_is_refused_unless_it_has_messages() {
+    let busy = |mut probe: VfioProbe| {
+        probe.intx_busy = true;
+        PassthroughPlan::new(&probe, &spec())
+    };
+    let error = busy(rtl8139()).unwrap_err();
+    assert!(matches!(error, PlanError::InterruptLine(_)), "{error}");
+    let plan = busy(igb()).unwrap();
+    assert_eq!(plan.interrupts.intx_gsi, None);
+    let told =
+        "MSI-X, up to 10, armed one by one; MSI, up to 1; no INTx, since the device can't share";
+    assert!(plan.describe().iter().any(|l| l.contains(told)));
+    // A device without INTx doesn't care.
+    let mut probe = rtl8139();
+    probe.config[0x3d] = 0;
+    assert!(busy(probe).is_ok());
+}
+
+#[test]
 fn multi_function_bit_is_the_guest_slots() {
     for multifunction in [false, true] {
         let spec = PassthroughSpec {

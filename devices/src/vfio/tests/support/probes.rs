@@ -86,6 +86,7 @@ fn probe(config: Vec<u8>, mut regions: Vec<Region>, irqs: Vec<IrqLine>) -> VfioP
         flags: VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET,
         regions,
         irqs,
+        intx_busy: false,
         bus_reset: Vec::new(),
         config,
     }
