@@ -140,7 +140,7 @@ impl ConfigPlan {
         plan
     }
 
-    /// Configuration space in words: what is the guest's, what is followed, what is hidden.
+    /// Configuration space in words: what is not simply the device's, and where; what is hidden, and why.
     pub(super) fn describe(&self) -> Vec<String> {
         let mut fields: Vec<(&Field, BTreeSet<u16>)> = Vec::new();
         let mut note = |field, bytes: &mut dyn Iterator<Item = u16>| match fields
@@ -166,13 +166,13 @@ impl ConfigPlan {
         }
         fields.sort_by_key(|(_, bytes)| bytes.first().copied());
         let line = |(field, bytes): (&Field, BTreeSet<u16>)| {
-            let Field { name, answer, sees } = field;
-            format!("config {}: {name}: {answer}: {sees}", ranges(&bytes))
+            let Field { name, answer, .. } = field;
+            format!("config: {name}: {answer} at {}", ranges(&bytes))
         };
         let hidden = self.hidden.iter();
         let hidden = hidden.map(|hidden| format!("hidden: {hidden}: {}", hidden.reason));
         let rest = &fields::REST;
-        let rest = format!("config, all else: {}: {}", rest.answer, rest.sees);
+        let rest = format!("config: {}: {}", rest.name, rest.answer);
         let fields = fields.into_iter().map(line);
         fields.chain([rest]).chain(hidden).collect()
     }

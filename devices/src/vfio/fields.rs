@@ -1,7 +1,7 @@
 //! What of configuration space is not, or not only, the device's: the one table of it.
 //!
-//! The rows of a plan point into it, `ferry run -v` prints what of it applies to a device, and docs/devices.md has it whole
-//! (a test compares).
+//! The rows of a plan point into it, `ferry run -v` prints what of it applies to a device, and docs/devices.md has it whole,
+//! with the reasons (a test compares).
 
 use crate::pci::capability::{CapabilityId, ExtendedCapabilityId};
 use std::fmt;
@@ -100,7 +100,7 @@ pub(super) static CHAIN: Field = field(
 pub(super) static EXTENDED_CHAIN: Field = field(
     "Extended capability chain",
     Answer::Patched,
-    "the same; a hidden one that comes first is a null capability, since the chain starts there",
+    "leads around what is hidden; one that comes first is a null capability instead, since the chain starts there",
 );
 
 // Fields that no row names, because they are read from the device and written to it.

@@ -432,9 +432,15 @@ impl PciFunction for VfioPciDevice {
 }
 
 impl Drop for VfioPciDevice {
+    /// A machine that was taken apart in order has done this; one that ended before it ran properly has not, and the IOMMU
+    /// lets go of guest RAM before the last device is closed.
     fn drop(&mut self) {
-        let state = self.state.get_mut();
-        let state = state.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         state.interrupts.disable();
+        if state.config.command.contains(Command::BUS_MASTER)
+            && let Some(write) = state.config.stop_bus_mastering()
+        {
+            self.forward(&state.config, write);
+        }
     }
 }

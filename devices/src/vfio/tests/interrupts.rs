@@ -11,6 +11,7 @@ const ENABLE: u32 = 1 << 15;
 const FUNCTION_MASK: u32 = 1 << 14;
 const MSI_ENABLE: u32 = 1;
 const MEMORY: u32 = 2;
+const BUS_MASTER: u32 = 4;
 const INTERRUPT_DISABLE: u32 = 1 << 10;
 
 fn control(machine: &mut Machine, value: u32) {
@@ -270,10 +271,10 @@ fn msix_wins_over_msi_and_one_is_enabled_at_a_time() {
 }
 
 #[test]
-fn dropping_the_device_leaves_nothing_armed() {
+fn dropping_the_device_leaves_nothing_armed_and_no_bus_mastering() {
     let mut machine = enabled(&igb());
     mask(&machine, 1, false);
-    machine.write(COMMAND, 2, MEMORY);
+    machine.write(COMMAND, 2, MEMORY | BUS_MASTER);
     let Machine {
         device,
         host,
@@ -283,6 +284,8 @@ fn dropping_the_device_leaves_nothing_armed() {
     drop(device);
     assert_eq!(host.state().irqs, HostIrqs::None);
     assert!(router.routes().msi.is_empty());
+    let command = u32::from(host.state().config[usize::from(COMMAND)]);
+    assert_eq!(command & BUS_MASTER, 0);
 }
 
 #[test]
