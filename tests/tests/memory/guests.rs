@@ -17,6 +17,9 @@ pub(crate) const SHARED_SIZE: u64 = 16 << 30;
 /// 1 MiB of RAM that the guest's kernel leaves alone.
 const LOW: u64 = 0x400_0000;
 
+/// A place where firmware would be, which the guest's kernel has no use for.
+const FIRMWARE: u64 = 0xe_8000;
+
 /// Where ivshmem's memory is looked at: start, middle, end.
 pub(crate) const PLACES: [u64; 3] = [0, SHARED_SIZE / 2, SHARED_SIZE - 8];
 
@@ -38,8 +41,12 @@ pub(crate) struct Shown {
     pub(crate) pages: [PageSizes; 2],
     /// Hundredths of a second that it took to let 16 GiB decode.
     pub(crate) decoding: u64,
+    /// Where the guest's kernel says that its RAM is.
+    pub(crate) ranges: Vec<String>,
     /// What edu wrote to RAM and the CPU read there.
     pub(crate) ram: u64,
+    /// What the CPU read in [`FIRMWARE`] after edu had written there.
+    pub(crate) firmware: u64,
     /// Bytes of BARs that Ferry says devices reach in each other.
     pub(crate) reachable: u64,
     /// What the CPU read in ivshmem's memory after edu had written there.
@@ -58,6 +65,8 @@ struct Kind {
     memory: &'static str,
     /// Where the host says how many of its huge pages there are.
     pool: &'static str,
+    /// What the group of edu is to reserve beside what it does, a line each.
+    reserved: &'static str,
     peer_to_peer: &'static str,
 }
 
@@ -78,6 +87,26 @@ fn make_pages(kind: &Kind) -> (tests::Problem, Pool) {
     let pool = Pool(kind.pool);
     refusal.paste();
     (refusal, pool)
+}
+
+/// Words that start a program for which the group of `device` reserves more than it does: no device of the lab's has such
+/// a range, so the file that tells of them is covered by one that has.
+pub(crate) fn reserving(device: &Assigned, lines: &str) -> [String; 6] {
+    let file = device.folder().join("iommu_group/reserved_regions");
+    let file = file.display();
+    let script = format!(
+        "set -e; (cat {file}; printf '{lines}') > /tmp/reserved-regions; \
+         mount --bind /tmp/reserved-regions {file}; exec \"$@\""
+    );
+    ["unshare", "--mount", "sh", "-c", &script, "sh"].map(str::to_owned)
+}
+
+/// Where the guest's kernel says that it has RAM above 1 MiB.
+fn ram_ranges(guest: &mut Guest) -> Vec<String> {
+    let text = guest.ok("grep 'System RAM$' /proc/iomem");
+    let lines = text.lines().filter_map(|line| line.split_once(" :"));
+    let ranges = lines.map(|(range, _)| range.trim().to_owned());
+    ranges.filter(|range| !range.starts_with("0000")).collect()
 }
 
 /// Lets ivshmem decode, after it did not; gives how long the guest's CPU was away, in hundredths of a second.
@@ -129,18 +158,24 @@ fn seen_by_host(device: &Assigned) -> Vec<u64> {
     PLACES.map(read).into()
 }
 
-fn question(kind: &Kind) -> Shown {
-    let mut log = KernelLog::from_now();
-    let (refusal, _pool) = make_pages(kind);
-    let [edu, shared] = ["edu", "shared"].map(|role| site::device(role).assign());
-    let mut guest = Run::new(Kernel::Elf)
+fn boot(kind: &Kind, edu: &Assigned, shared: &Assigned) -> Guest {
+    Run::new(Kernel::Elf)
         .memory(kind.memory)
         .option("--p2p", kind.peer_to_peer)
         .cmdline("iomem=relaxed")
         .cmdline(&format!("memmap=1M${LOW:#x}"))
-        .device(&edu, ",addr=5")
-        .device(&shared, ",addr=6")
-        .boot();
+        .device(edu, ",addr=5")
+        .device(shared, ",addr=6")
+        .through(&reserving(edu, kind.reserved).each_ref().map(String::as_str))
+        .boot()
+}
+
+fn question(kind: &Kind) -> Shown {
+    let mut log = KernelLog::from_now();
+    let (refusal, _pool) = make_pages(kind);
+    let [edu, shared] = ["edu", "shared"].map(|role| site::device(role).assign());
+    let mut guest = boot(kind, &edu, &shared);
+    let ranges = ram_ranges(&mut guest);
     let decoding = decode(&mut guest);
     let resource = guest.ok(&format!("cat /sys/bus/pci/devices/{SHARED}/resource"));
     let base = bar(&resource, SHARED_BAR);
@@ -159,6 +194,8 @@ fn question(kind: &Kind) -> Shown {
     let read = device.dma_copy(base, LOW + 0x1000);
     device.dma_to(LOW + 0x2000, VALUES[0], LOW);
     let ram = device.ram(LOW + 0x2000);
+    device.dma_to(FIRMWARE, VALUES[0], LOW);
+    let firmware = device.ram(FIRMWARE);
     for (place, value) in PLACES.into_iter().zip(VALUES) {
         device.dma_to(base + place, value, LOW);
     }
@@ -180,7 +217,9 @@ fn question(kind: &Kind) -> Shown {
         refusal,
         pages,
         decoding,
+        ranges,
         ram,
+        firmware,
         reachable,
         written: written.into(),
         read,
@@ -200,6 +239,7 @@ static PEERS: LazyLock<Shown> = LazyLock::new(|| {
         name: "1 GiB in one page",
         memory: "size=1G,hugepages=1G",
         pool: "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages",
+        reserved: "",
         peer_to_peer: "on",
     })
 });
@@ -209,6 +249,7 @@ static STRANGERS: LazyLock<Shown> = LazyLock::new(|| {
         name: "256 MiB in pages of 2 MiB",
         memory: "size=256M,hugepages=2M",
         pool: "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+        reserved: "0x8000000 0x8000fff reserved\\n0xe8000 0xe8fff reserved\\n",
         peer_to_peer: "off",
     })
 });
