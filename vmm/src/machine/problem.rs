@@ -85,14 +85,7 @@ impl MachineError {
             Self::RamPlace { in_the_way, source } => ram_place(in_the_way.as_ref(), source),
             Self::DmaEntries { needed, available } => dma_entries(*needed, *available),
             Self::Iova { ram, usable } => iova(ram, usable),
-            Self::Plan(PlanError::InterruptLine(host)) => {
-                explain_shared_line(&HostRoot::system(), *host)
-            }
-            Self::Plan(error @ PlanError::NoRom(_)) => Problem::new(
-                error.to_string(),
-                "VFIO describes none: the device has none, or what it has does not begin with 55 aa",
-                "leave rom=on out, or give a file that holds one: rom=PATH",
-            ),
+            Self::Plan(error) => plan(error),
             Self::DmaMap(error) => Problem::new(
                 "guest RAM can't be mapped for DMA",
                 with_causes(error),
@@ -107,15 +100,35 @@ impl MachineError {
             | Self::Map(_)
             | Self::Acpi(_)
             | Self::GuestMemory { .. }
-            | Self::Plan(_)
             | Self::Occupied(_)
             | Self::Bus(_)
-            | Self::Process { .. } => Problem::new(
-                self.to_string(),
-                why(self),
-                "run again with -vv and report what it prints: this is not expected",
-            ),
+            | Self::Process { .. } => unexpected(self),
         }
+    }
+}
+
+fn unexpected(error: &dyn Error) -> Problem {
+    Problem::new(
+        error.to_string(),
+        why(error),
+        "run again with -vv and report what it prints: this is not expected",
+    )
+}
+
+fn plan(error: &PlanError) -> Problem {
+    match error {
+        PlanError::InterruptLine(host) => explain_shared_line(&HostRoot::system(), *host),
+        PlanError::NoRom(_) => Problem::new(
+            error.to_string(),
+            "VFIO describes none: the device has none, or what it has does not begin with 55 aa",
+            "leave rom=on out, or give a file that holds one: rom=PATH",
+        ),
+        PlanError::Absent(host) => Problem::new(
+            format!("{host} does not answer"),
+            "its configuration space reads as ones: it is gone, or in a power state from which it doesn't wake",
+            format!("see what the host makes of it: lspci -vvs {host}"),
+        ),
+        _ => unexpected(error),
     }
 }
 
