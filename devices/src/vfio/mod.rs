@@ -17,9 +17,10 @@ mod plan;
 mod probe;
 mod reset;
 mod rom;
+mod saved;
 mod state;
 mod sys;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod tests;
 
 pub use bar::BarError;
@@ -30,3 +31,6 @@ pub use plan::{PassthroughPlan, PassthroughSpec, PlanError};
 pub use probe::{IrqLine, MappableArea, OpenedDevice, Region, VfioError, VfioProbe};
 pub use reset::AffectedFunction;
 pub use rom::{RomChoice, RomImage, RomImageError};
+pub use saved::SavedProbeError;
+#[cfg(fuzzing)]
+pub use tests::run_guest_program;

@@ -1,9 +1,10 @@
 //! A host that behaves as vfio-pci does.
 
-use super::probes::{COMMAND, IGB_EXPRESS, IGB_PMCSR};
+use super::probes::COMMAND;
 use crate::host::{DeviceInterrupt, DeviceInterruptType};
 use crate::mapping::{Access, HostMapping};
 use crate::pci::BarIndex;
+use crate::pci::capability::{CapabilityId, capabilities};
 use crate::vfio::host::{IrqIndex, VfioHost};
 use crate::vfio::probe::VfioProbe;
 use crate::vfio::sys::IrqAction;
@@ -56,6 +57,10 @@ pub(in crate::vfio::tests) struct FakeHost {
     state: Mutex<HostState>,
     dynamic_msix: bool,
     msix_count: u32,
+    /// Power Management Control/Status, where there is one.
+    pmcsr: Option<u16>,
+    /// The upper byte of Device Control, where there is one.
+    flr: Option<u16>,
     file: std::fs::File,
 }
 
@@ -75,6 +80,16 @@ impl FakeHost {
         let mut config = probe.config.clone();
         // As the kernel leaves it after opening the device.
         config[usize::from(COMMAND)] = 0x03;
+        let register = |id, offset| {
+            let found = capabilities(&config).find(|capability| capability.id == id)?;
+            let register = found.offset + offset;
+            (usize::from(register) < config.len()).then_some(register)
+        };
+        let pmcsr = register(CapabilityId::POWER_MANAGEMENT, 4);
+        let flr = register(CapabilityId::PCI_EXPRESS, 9);
+        if let Some(pmcsr) = pmcsr {
+            config[usize::from(pmcsr)] &= !3;
+        }
         Arc::new(Self {
             state: Mutex::new(HostState {
                 config,
@@ -82,6 +97,8 @@ impl FakeHost {
             }),
             dynamic_msix: probe.irqs[2].resizable(),
             msix_count: probe.irqs[2].count,
+            pmcsr,
+            flr,
             file,
         })
     }
@@ -144,6 +161,12 @@ impl FakeHost {
         }
     }
 
+    /// Whether memory decodes, by Command and the power state.
+    pub(in crate::vfio::tests) fn decodes(&self, state: &HostState) -> bool {
+        let byte = |at: u16| state.config[usize::from(at)];
+        self.pmcsr.is_none_or(|at| byte(at) & 3 == 0) && byte(COMMAND) & 2 != 0
+    }
+
     /// The eventfd numbers that the host signals, by vector.
     pub(in crate::vfio::tests) fn armed(&self) -> Vec<u32> {
         match &self.state().irqs {
@@ -160,13 +183,6 @@ pub(in crate::vfio::tests) fn rom_byte(offset: u64) -> u8 {
         1 => 0xaa,
         _ => u8::try_from(offset % 251).unwrap(),
     }
-}
-
-/// Whether memory decodes, by Command and, if `pm` is there, the power state.
-pub(in crate::vfio::tests) fn decodes(config: &[u8]) -> bool {
-    let has_pm = config[usize::from(IGB_PMCSR) - 4] == 1;
-    let awake = !has_pm || config[usize::from(IGB_PMCSR)] & 3 == 0;
-    awake && config[usize::from(COMMAND)] & 2 != 0
 }
 
 impl VfioHost for FakeHost {
@@ -190,7 +206,7 @@ impl VfioHost for FakeHost {
         );
         state.config_writes.push((offset, data.to_vec()));
         for (at, byte) in (offset..).zip(data) {
-            if at == IGB_PMCSR && matches!(byte & 3, 1 | 2) {
+            if self.pmcsr == Some(at) && matches!(byte & 3, 1 | 2) {
                 // It has neither D1 nor D2.
                 continue;
             }
@@ -198,21 +214,20 @@ impl VfioHost for FakeHost {
             let writable = match at {
                 0x04 => 0x57,
                 0x05 => 0x05,
-                IGB_PMCSR => 0x03,
+                _ if self.pmcsr == Some(at) => 0x03,
                 _ => 0,
             };
             let old = &mut state.config[usize::from(at)];
             *old = *old & !writable | byte & writable;
         }
-        let flr_at = IGB_EXPRESS + 9;
-        if (offset..)
+        let flr = (offset..)
             .zip(data)
-            .any(|(at, byte)| at == flr_at && byte & 0x80 != 0)
-        {
+            .any(|(at, byte)| self.flr == Some(at) && byte & 0x80 != 0);
+        if let Some(pmcsr) = self.pmcsr.filter(|_| flr) {
             // The kernel saves and restores around an FLR, but for the power state.
-            state.config[usize::from(IGB_PMCSR)] &= !3;
+            state.config[usize::from(pmcsr)] &= !3;
         }
-        let gone = !decodes(&state.config) && !state.mapped.is_empty();
+        let gone = !self.decodes(&state) && !state.mapped.is_empty();
         assert!(!gone, "decoding went off under a mapped BAR");
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A guest machine around one passed-through function.
 
-use super::host::{FakeHost, decodes};
+use super::host::FakeHost;
 use super::probes::spec;
 use super::router::FakeRouter;
 use crate::interrupt::{IntxRouter, MsiRouter};
@@ -74,7 +74,7 @@ impl Machine {
                     if self.is_memory(bar) {
                         let mut state = self.host.state();
                         assert!(
-                            decodes(&state.config),
+                            self.host.decodes(&state),
                             "{bar} mapped while it doesn't decode"
                         );
                         state.mapped.insert(bar);
