@@ -79,7 +79,7 @@ const NIC_PARTS: &[Part] = &[
         slot: 0x13,
     },
     Nic {
-        device: "igb,bus=rp1,mac=52:54:00:00:01:00",
+        device: "igb,id=nic,bus=rp1,mac=52:54:00:00:01:00",
         hub: 1,
     },
     Nic {
