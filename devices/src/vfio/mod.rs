@@ -20,7 +20,9 @@ mod rom;
 mod saved;
 mod state;
 mod sys;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(fuzzing, not(test)))]
+mod tests;
+#[cfg(test)]
 mod tests;
 
 pub use bar::BarError;
