@@ -79,10 +79,13 @@ pub(crate) fn unbind(device: &HostDevice) -> Duration {
         let result = fs::write("/sys/bus/pci/drivers/vfio-pci/unbind", address);
         sender.send(result)
     });
-    match ended.recv_timeout(MOMENT) {
-        Ok(Ok(())) => started.elapsed(),
-        other => panic!("unbinding {}: {other:?}", device.address()),
-    }
+    let result = ended.recv_timeout(MOMENT);
+    assert!(
+        matches!(result, Ok(Ok(()))),
+        "unbinding {}: {result:?}",
+        device.address()
+    );
+    started.elapsed()
 }
 
 /// Has the guest read its disk for as long as it lives. [`reads`] says how often it did.

@@ -208,17 +208,13 @@ fn osc_grants_everything_but_hotplug() {
 #[test]
 fn every_slot_but_the_host_bridges_can_be_ejected() {
     let dsdt = dsdt(&platform(1));
-    for slot in 1..32u32 {
+    for slot in 1..32u8 {
         // Name (_ADR, slot << 16), Name (_SUN, slot).
         let mut device = format!("S{slot:03X}").into_bytes();
         device.extend([0x08, b'_', b'A', b'D', b'R', 0x0C, 0, 0]);
-        device.extend((slot as u16).to_le_bytes());
+        device.extend(u16::from(slot).to_le_bytes());
         device.extend([0x08, b'_', b'S', b'U', b'N']);
-        device.extend(if slot == 1 {
-            vec![1]
-        } else {
-            vec![0x0A, slot as u8]
-        });
+        device.extend(if slot == 1 { vec![1] } else { vec![0x0A, slot] });
         // Method (_EJ0, 1, Serialized) { Store (1 << slot, PCEJ) }.
         device.push(0x14);
         let at = dsdt
