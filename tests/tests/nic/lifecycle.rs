@@ -3,10 +3,15 @@
 use crate::guests::{killed, large, plain};
 use std::fs;
 use tests::site::{self, Kernel};
-use tests::{BOOT, Run};
+use tests::{BOOT, MOMENT, Run, shell, until};
 
-/// How many DMA mappings a container may have; read when a device is opened.
-const MAPPINGS_MAX: &str = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit";
+/// Starts Ferry as a root whose limit on locked memory is held against it. It is high enough at first.
+const LIMITED: [&str; 4] = [
+    "prlimit",
+    "--memlock=unlimited",
+    "setpriv",
+    "--bounding-set=-ipc_lock",
+];
 
 #[test]
 fn guest_starts_before_its_ram_is_mapped_and_dma_waits_for_it() {
@@ -16,23 +21,30 @@ fn guest_starts_before_its_ram_is_mapped_and_dma_waits_for_it() {
     assert!(micros("populate_memory") > 0 && micros("dma_map") > 0);
 }
 
+/// The limit is lowered after Ferry has looked at it, and before RAM has been faulted in.
 #[test]
 fn ram_that_cannot_be_mapped_stops_the_guest_and_gives_the_card_back() {
     let nic = site::device("nic").assign();
-    let before = fs::read_to_string(MAPPINGS_MAX).unwrap();
-    fs::write(MAPPINGS_MAX, "0").unwrap();
     let mut ferry = Run::new(Kernel::Elf)
+        .memory("1G")
         .device(&nic, "")
         .modules("igb")
+        .through(&LIMITED)
         .start();
+    let pid = ferry.pid();
+    until("the thread that maps RAM", MOMENT, || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let names = threads.map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        names.flatten().find(|name| name.trim() == "dma-map")
+    });
+    shell(&format!("prlimit --pid {pid} --memlock=65536:65536"));
     let code = ferry.exit(BOOT);
-    fs::write(MAPPINGS_MAX, before).unwrap();
     assert_eq!(code, 8, "{}", ferry.state());
     let errors = ferry.errors().text();
     let lines: Vec<_> = errors.lines().collect();
     assert_eq!(lines.len(), 3, "{errors}");
     assert!(lines[0].contains("can't be mapped for DMA"), "{errors}");
-    assert!(lines[1].contains("No space left on device"), "{errors}");
+    assert!(lines[1].contains("Cannot allocate memory"), "{errors}");
     assert_eq!(nic.give_back().driver().as_deref(), Some("igb"));
 }
 
