@@ -49,6 +49,8 @@ pub(crate) struct Roms {
     off: String,
     /// What the guest reads of VGA's ROM while the device doesn't decode memory.
     asleep: String,
+    /// The first word at an address to which the guest has moved VGA's ROM, and at the one where it was.
+    moved: [String; 2],
 }
 
 /// The checksum of a ROM that the host can read.
@@ -93,7 +95,27 @@ pub(crate) fn look(guest: &mut Guest, of_host: [String; 2], image: &Image) -> Ro
             command(0),
             command(3)
         )),
+        moved: moved(guest, &folder(VGA)),
     }
+}
+
+/// Moves a ROM behind the back of the guest's kernel, which puts it back by itself when it next reads it.
+fn moved(guest: &mut Guest, folder: &str) -> [String; 2] {
+    // The end of the window for 32-bit BARs, where nothing else is.
+    const THERE: u32 = 0xdffe_0000;
+    let resources = guest.ok(&format!("cat {folder}/resource"));
+    let rom = resources.lines().nth(6).unwrap();
+    let here = rom.split_whitespace().next().unwrap();
+    let register: String = (THERE | 1)
+        .to_le_bytes()
+        .iter()
+        .map(|byte| format!("\\x{byte:02x}"))
+        .collect();
+    guest.ok(&format!(
+        "printf '{register}' | dd of={folder}/config bs=4 seek=12 conv=notrunc 2>/dev/null"
+    ));
+    let there = format!("{THERE:#x}");
+    [&*there, here].map(|address| guest.ok(&format!("devmem {address} 16")).trim().to_owned())
 }
 
 /// Writes the low byte of the Command register.
@@ -127,6 +149,11 @@ fn rom_off_leaves_no_rom() {
 fn a_rom_is_not_reached_while_memory_space_is_off() {
     let text = &answers().roms.asleep;
     assert!(!text.contains("55 aa"), "{text}");
+}
+
+#[test]
+fn a_rom_follows_its_register() {
+    assert_eq!(answers().roms.moved, ["0xAA55", "0xFFFF"]);
 }
 
 #[test]
