@@ -90,6 +90,30 @@ impl HostDevice {
         }
     }
 
+    /// How many message-signalled interrupts the host has set up for it.
+    #[must_use]
+    pub fn vectors(&self) -> usize {
+        fs::read_dir(self.folder().join("msi_irqs")).map_or(0, Iterator::count)
+    }
+
+    /// Entries of its MSI-X table (PCI 3.0 section 6.8.2).
+    ///
+    /// # Panics
+    /// When it has none.
+    #[must_use]
+    #[track_caller]
+    pub fn msix_entries(&self) -> u32 {
+        let config = self.config();
+        let byte = |at: u8| config[usize::from(at)];
+        let mut at = byte(0x34);
+        while at != 0 && byte(at) != 0x11 {
+            at = byte(at + 1);
+        }
+        assert_ne!(at, 0, "{} has no MSI-X", self.address);
+        let control = u16::from_le_bytes([byte(at + 2), byte(at + 3)]);
+        u32::from(control & 0x7ff) + 1
+    }
+
     /// The network interface that the host's driver made of it.
     ///
     /// # Panics

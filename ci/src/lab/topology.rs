@@ -106,7 +106,7 @@ const NIC_PARTS: &[Part] = &[
 const NIC_INVENTORY: &[&str] = &[
     "01:00.0  igb NIC, own group, FLR, MSI-X, SR-IOV: the device to pass through",
     "02:00.0  igb NIC, its peer on the same wire, for L1 itself",
-    "03:00.0  NVMe disk, 512 MiB",
+    "03:00.0  NVMe disk, 512 MiB, with an MSI-X table of 2048 entries",
     "05:01.0  e1000 NIC, 05:02.0 rtl8139 NIC: one group behind a PCI bridge",
     "00:0b.0  edu, a small device with a DMA engine",
 ];
@@ -146,7 +146,7 @@ const ZOO_PARTS: &[Part] = &[
         hub: 1,
     },
     Disk {
-        device: "nvme,bus=rp3,serial=ferry",
+        device: "nvme,bus=rp3,serial=ferry,msix_qsize=2048",
         mebibytes: 512,
     },
     Device("pcie-pci-bridge,id=conventional,bus=rp4"),
@@ -159,7 +159,8 @@ const ZOO_PARTS: &[Part] = &[
         hub: 2,
     },
     Device("VGA,addr=0x02"),
-    Device("qemu-xhci,id=usb,addr=0x03"),
+    // By MSI: all others that have messages have MSI-X.
+    Device("qemu-xhci,id=usb,msix=off,msi=on,addr=0x03"),
     Disk {
         device: "usb-storage,bus=usb.0",
         mebibytes: 64,
@@ -193,11 +194,11 @@ const ZOO_PARTS: &[Part] = &[
 const ZOO_INVENTORY: &[&str] = &[
     "01:00.0  igb NIC with SR-IOV, for its VFs",
     "02:00.0  igb NIC, the peer of all others on the one wire, for L1 itself",
-    "03:00.0  NVMe disk, 512 MiB",
+    "03:00.0  NVMe disk, 512 MiB, with an MSI-X table of 2048 entries",
     "05:01.0  e1000 NIC, 05:02.0 rtl8139 NIC: one group behind a PCI bridge",
     "06:00.0  e1000e NIC, 07:00.0 another, for one slot of a guest",
     "00:02.0  VGA with its ROM",
-    "00:03.0  xHCI with a USB disk, 64 MiB",
+    "00:03.0  xHCI with a USB disk, 64 MiB; MSI, no MSI-X",
     "00:04.0  pci-testdev, without reset and interrupt",
     "00:05.0  ivshmem, 16 GiB of shared memory in a BAR",
     "00:0b.0  edu, a small device with a DMA engine",

@@ -26,6 +26,11 @@ pub(crate) struct Crowd {
     /// What became of writing NVMe and reading it.
     pub(crate) fio: CommandOutput,
     pub(crate) fio_exits: Exits,
+    /// Entries of its MSI-X table, and how many of them its driver uses.
+    pub(crate) nvme_entries: u32,
+    pub(crate) nvme_used: usize,
+    /// Vectors that the host has for it.
+    pub(crate) nvme_vectors: usize,
     /// What became of writing the USB disk and reading it.
     pub(crate) usb: CommandOutput,
     pub(crate) usb_interrupts: Vec<String>,
@@ -70,6 +75,7 @@ static CROWD: LazyLock<Crowd> = LazyLock::new(|| {
     let [disk, usb, vga, testdev, shared, rtl8139] =
         ["disk", "usb", "vga", "testdev", "shared", "rtl8139"]
             .map(|role| site::device(role).assign());
+    let nvme_entries = disk.msix_entries();
     let mut guest = Run::with_tools()
         .cpus(2)
         .memory("1G")
@@ -98,6 +104,8 @@ static CROWD: LazyLock<Crowd> = LazyLock::new(|| {
         .to_owned();
     let driver = guest.ok("basename $(readlink /sys/class/net/eth2/device/driver)");
     let (fio, fio_exits) = verify(&mut guest);
+    let nvme_used = interrupts_named(&mut guest, "nvme0q").len();
+    let nvme_vectors = disk.vectors();
     let usb_output = use_usb(&mut guest);
     let usb_interrupts = interrupts_named(&mut guest, "xhci_hcd");
     let bars = look_at_bars(&mut guest);
@@ -109,6 +117,9 @@ static CROWD: LazyLock<Crowd> = LazyLock::new(|| {
         vf_driver: driver.trim().to_owned(),
         fio,
         fio_exits,
+        nvme_entries,
+        nvme_used,
+        nvme_vectors,
         usb: usb_output,
         usb_interrupts,
         left: bars.seen_by_host(&shared),

@@ -1,11 +1,12 @@
 //! A guest may take drivers away and give them back as often as it likes: Ferry holds no more of the host afterwards.
 
 use crate::census::{Census, assert_no_growth};
+use crate::modes::{self, Mode};
 use crate::reboots::PAIR;
 use std::sync::{LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 use tests::site::{self, Kernel};
-use tests::{Guest, Run, figure};
+use tests::{Guest, Peer, Run, figure};
 
 /// How often a driver is taken from its device and given back.
 const REBINDS: u32 = 50;
@@ -33,8 +34,13 @@ fn rebind(what: &str, guest: &mut Guest, driver: &str, address: &str) -> [Census
     [before, after]
 }
 
-/// On INTx, on MSI-X.
-static REBOUND: LazyLock<[[Census; 2]; 2]> = LazyLock::new(|| {
+struct Rebound {
+    /// e1000 on INTx, e1000e on MSI-X; before and after.
+    censuses: [[Census; 2]; 2],
+    modes: Vec<Mode>,
+}
+
+static REBOUND: LazyLock<Rebound> = LazyLock::new(|| {
     let _pair = PAIR.lock().unwrap_or_else(PoisonError::into_inner);
     let [e1000, e1000e] = ["e1000", "pair"].map(|role| site::device(role).assign());
     let mut guest = Run::new(Kernel::Elf)
@@ -43,17 +49,23 @@ static REBOUND: LazyLock<[[Census; 2]; 2]> = LazyLock::new(|| {
         .device(&e1000, ",addr=1")
         .device(&e1000e, ",addr=2")
         .boot();
-    let rebound = [
+    let censuses = [
         rebind("e1000 (INTx)", &mut guest, "e1000", "0000:00:01.0"),
         rebind("e1000e (MSI-X)", &mut guest, "e1000e", "0000:00:02.0"),
     ];
+    let modes = modes::switch(&mut guest, &Peer::of("eth1", 1));
     guest.stop();
-    rebound
+    Rebound { censuses, modes }
 });
+
+/// How the e1000e worked by line and by MSI-X.
+pub(crate) fn modes() -> &'static [Mode] {
+    &REBOUND.modes
+}
 
 #[test]
 fn rebinding_drivers_leaves_nothing_behind() {
-    for [before, after] in &*REBOUND {
+    for [before, after] in &REBOUND.censuses {
         assert_no_growth(before, after);
     }
 }
