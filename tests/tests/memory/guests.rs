@@ -2,6 +2,7 @@
 
 use crate::page_sizes::PageSizes;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 use tests::site::{self, Kernel};
@@ -90,13 +91,18 @@ fn make_pages(kind: &Kind) -> (tests::Problem, Pool) {
 }
 
 /// Words that start a program for which the group of `device` reserves more than it does: no device of the lab's has such
-/// a range, so the file that tells of them is covered by one that has.
+/// a range.
 pub(crate) fn reserving(device: &Assigned, lines: &str) -> [String; 6] {
     let file = device.folder().join("iommu_group/reserved_regions");
+    let known = fs::read_to_string(&file).unwrap().replace('\n', "\\n");
+    covering(&file, &format!("{known}{lines}"))
+}
+
+/// Words that start a program that reads `text` where others read `file`.
+pub(crate) fn covering(file: &Path, text: &str) -> [String; 6] {
     let file = file.display();
     let script = format!(
-        "set -e; (cat {file}; printf '{lines}') > /tmp/reserved-regions; \
-         mount --bind /tmp/reserved-regions {file}; exec \"$@\""
+        "set -e; printf '{text}' > /tmp/covering; mount --bind /tmp/covering {file}; exec \"$@\""
     );
     ["unshare", "--mount", "sh", "-c", &script, "sh"].map(str::to_owned)
 }

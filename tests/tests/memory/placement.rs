@@ -1,6 +1,6 @@
 //! RAM lies around what an IOMMU can't map.
 
-use crate::guests::{VALUES, peers, reserving, strangers};
+use crate::guests::{VALUES, covering, peers, reserving, strangers};
 use tests::{Attempt, site};
 
 const HOST_SET_UP: i32 = 4;
@@ -44,5 +44,25 @@ fn range_that_ram_can_not_avoid_is_named_with_its_device_and_group() {
             edu.address()
         ),
         &format!("don't assign {}", edu.address()),
+    );
+}
+
+#[test]
+fn iommu_that_is_too_narrow_for_ram_is_named_with_its_address_width() {
+    let edu = site::device("edu").assign();
+    let device = format!("host={}", edu.address());
+    // Of 30 bits, which none is (VT-d specification, section 11.4.2: MGAW is 29).
+    let words = covering(&edu.folder().join("iommu/intel-iommu/cap"), "1d0000");
+    let attempt = Attempt::run(&["--memory", "1026M", "--device", &device]);
+    let attempt = attempt.through(&words.each_ref().map(String::as_str));
+    let problem = attempt.refused_for_one(HOST_SET_UP);
+    problem.tells(
+        "guest RAM has no room in the guest's address space",
+        &format!(
+            "the IOMMU of {} (group {}) has 30 address bits",
+            edu.address(),
+            edu.group()
+        ),
+        "give --memory 1024M or less",
     );
 }
