@@ -36,8 +36,10 @@ impl Holdings {
             // Two descriptors each.
             devices: count(&|link| link == "anon_inode:[vfio-device]") / 2,
             groups: count(&|link| {
-                let node = link.strip_prefix("/dev/vfio/");
-                node.is_some_and(|node| node.parse::<u32>().is_ok())
+                // The node is gone once the group has no device for VFIO; a descriptor of it may still be open.
+                let node = link.trim_end_matches(" (deleted)");
+                let number = node.strip_prefix("/dev/vfio/");
+                number.is_some_and(|number| number.parse::<u32>().is_ok())
             }),
             memslots: figures.number("/kvm/memslots"),
             gsis: figures.number("/kvm/gsis"),

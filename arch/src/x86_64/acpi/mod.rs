@@ -10,9 +10,9 @@ mod hotplug;
 mod madt;
 mod mcfg;
 
-use acpi_tables::{Aml, AmlSink};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink};
 use thiserror::Error;
 
 use super::boot::GuestBlob;
