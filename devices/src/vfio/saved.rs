@@ -32,7 +32,8 @@ pub struct SavedProbeError {
 
 impl fmt::Display for VfioProbe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "device {} flags {:#x}", self.sbdf, self.flags)?;
+        let busy = if self.intx_busy { " intx-busy" } else { "" };
+        writeln!(f, "device {} flags {:#x}{busy}", self.sbdf, self.flags)?;
         for region in &self.regions {
             let Region {
                 index, flags, size, ..
@@ -98,13 +99,16 @@ impl FromStr for VfioProbe {
 
 /// Adds what a line says to `probe`, which its first line begins.
 fn take(probe: &mut Option<VfioProbe>, words: &[&str]) -> Option<()> {
-    if let ["device", sbdf, "flags", flags] = words {
+    if let ["device", sbdf, "flags", flags, busy @ ..] = words {
+        if !matches!(busy, [] | ["intx-busy"]) {
+            return None;
+        }
         let begun = VfioProbe {
             sbdf: sbdf.parse().ok()?,
             flags: number(flags)?,
             regions: Vec::new(),
             irqs: Vec::new(),
-            intx_busy: false,
+            intx_busy: !busy.is_empty(),
             bus_reset: Vec::new(),
             config: Vec::new(),
         };

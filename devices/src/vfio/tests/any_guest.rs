@@ -56,7 +56,10 @@ fn broken_probe() -> impl Strategy<Value = VfioProbe> {
 fn saved_probes_are_those_of_eleven_devices_and_read_back_as_they_are() {
     let probes = saved_probes();
     assert_eq!(probes.len(), 11);
-    for (name, probe) in probes {
+    for (name, mut probe) in probes {
+        // None of these shares a line that it can't mask.
+        assert!(!probe.intx_busy, "{name}");
+        probe.intx_busy = true;
         let again: VfioProbe = probe.to_string().parse().unwrap();
         assert_eq!(again, probe, "{name}");
         assert!(probe.config.len() >= 256, "{name}");
