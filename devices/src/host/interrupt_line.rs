@@ -51,7 +51,7 @@ pub fn explain_shared_line(root: &HostRoot, sbdf: HostSbdf) -> Problem {
         ),
         _ => Problem::new(
             what,
-            format!("another driver uses the line, and {unmaskable}"),
+            format!("another driver or another assigned device uses the line, and {unmaskable}"),
             "take the others off that line, or put the card into another slot; lines are told by: cat /proc/interrupts",
         ),
     }
@@ -69,7 +69,7 @@ mod tests {
         host.file("sys/bus/pci/devices/0000:03:00.0/irq", "21\n");
         let text = || explain_shared_line(&host.root(), nic).to_string();
         assert!(
-            text().contains("why: another driver uses the line"),
+            text().contains("why: another driver or another assigned device uses the line"),
             "{}",
             text()
         );

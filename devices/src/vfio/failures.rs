@@ -14,7 +14,7 @@ impl Failures {
         if count == 1 {
             log::warn!("{message}");
         } else if count.is_power_of_two() {
-            log::warn!("{message} (failure number {count} of this device)");
+            log::warn!("{message} (failure number {count} of its kind)");
         }
     }
 

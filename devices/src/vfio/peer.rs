@@ -6,6 +6,7 @@
 //! piece by piece on a thread of its own, and its peers reach it a moment after its decoding is on.
 //! Unmapping is not put off: a BAR leaves the IOMMU before it stops decoding.
 
+use super::failures::Failures;
 use crate::mapping::HostRange;
 use crate::memory::{DmaMapper, Iova};
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ struct Shared {
     mapper: Arc<dyn DmaMapper>,
     state: Mutex<State>,
     changed: Condvar,
+    /// A guest can turn the decoding of a BAR on as often as it likes.
+    failures: Failures,
 }
 
 #[derive(Default)]
@@ -70,6 +73,7 @@ impl PeerBars {
             mapper,
             state: Mutex::default(),
             changed: Condvar::new(),
+            failures: Failures::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -83,8 +87,9 @@ impl PeerBars {
         // What was mapped for a peer that left may stay: another can come.
         state.peers |= count > 1;
         if count == 0 {
-            state = self.shared.unmap_all(state);
+            // First, or the thread would go on to the next piece for ever.
             state.peers = false;
+            state = self.shared.unmap_all(state);
         }
         let work = state.peers && state.next_piece().is_some();
         drop(state);
@@ -224,10 +229,10 @@ impl Shared {
             bar.mapped += len;
             return;
         };
-        log::warn!(
+        self.failures.report(format_args!(
             "BAR memory at {iova:#x}+{:#x} can't be mapped for DMA, other assigned devices won't reach it: {error}",
             bar.host.len()
-        );
+        ));
         bar.closed = true;
         self.unmap(iova, bar);
     }

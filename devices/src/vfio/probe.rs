@@ -131,6 +131,12 @@ impl OpenedDevice {
         self.attachment.reset_bus(groups)
     }
 
+    /// Gives the interrupt line back that [`VfioProbe::read`] took.
+    pub fn release_line(&self) {
+        // EINVAL where there was none.
+        let _ = sys::set_irqs(self.as_fd(), VFIO_PCI_INTX_IRQ_INDEX, IrqAction::Disable);
+    }
+
     /// The device's descriptor, for positioned reads and writes.
     pub(super) fn file(&self) -> &File {
         &self.file
@@ -256,7 +262,8 @@ pub struct VfioProbe {
 const MOST_INDEXES: u32 = 64;
 
 impl VfioProbe {
-    /// Reads everything about `device`.
+    /// Reads everything about `device`, which has its interrupt line from then on, until [`OpenedDevice::release_line`]:
+    /// another of the same machine must find it taken.
     ///
     /// # Errors
     /// [`VfioError::Describe`], [`VfioError::NotPci`].
@@ -287,8 +294,7 @@ impl VfioProbe {
             intx_busy: intx_busy(device.as_fd(), &irqs),
             regions,
             irqs,
-            // Function on the root bus, or one whose bus can't be reset: ENODEV.
-            bus_reset: sys::hot_reset_affected(device.as_fd()).unwrap_or_default(),
+            bus_reset: bus_reset(device),
             config,
         })
     }
@@ -332,11 +338,20 @@ fn intx_busy(device: BorrowedFd<'_>, irqs: &[IrqLine]) -> bool {
         eventfds: &[Some(&eventfd)],
     };
     let enabled = sys::set_irqs(device, VFIO_PCI_INTX_IRQ_INDEX, trigger);
-    if enabled.is_ok() {
-        // Closing the device would do it, too.
-        let _ = sys::set_irqs(device, VFIO_PCI_INTX_IRQ_INDEX, IrqAction::Disable);
-    }
     enabled.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+}
+
+/// What a reset of the device's bus hits. A function on the root bus, or one whose bus can't be reset: ENODEV.
+fn bus_reset(device: &OpenedDevice) -> Vec<AffectedFunction> {
+    sys::hot_reset_affected(device.as_fd()).unwrap_or_else(|error| {
+        if !matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOTTY)) {
+            log::warn!(
+                "{}: no reset with its bus, which the host does not describe: {error}",
+                device.sbdf()
+            );
+        }
+        Vec::new()
+    })
 }
 
 /// Reads configuration space by dwords, which every kernel answers whole; bytes that the kernel

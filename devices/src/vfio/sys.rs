@@ -447,7 +447,7 @@ pub(super) fn map_dma(container: BorrowedFd<'_>, iova: u64, host: &HostRange) ->
     argument.call(container, Request::IommuMapDma)
 }
 
-/// Unmaps `len` bytes from `iova`; exactly what one [`map_dma`] mapped.
+/// Unmaps `len` bytes from `iova`: one mapping of [`map_dma`], or several that lie one after another.
 pub(super) fn unmap_dma(container: BorrowedFd<'_>, iova: u64, len: u64) -> io::Result<()> {
     let size = offset_of!(vfio_iommu_type1_dma_unmap, size);
     let mut argument = Argument::new(size_of::<vfio_iommu_type1_dma_unmap>())?;

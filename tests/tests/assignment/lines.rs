@@ -36,6 +36,32 @@ fn irq(device: &HostDevice) -> String {
     text.trim().to_owned()
 }
 
+/// Both are the guest's, so no driver of the host is in the way.
+#[test]
+fn two_assigned_devices_that_cannot_share_their_line_are_refused_before_the_guest_starts() {
+    let unmaskable = Unmaskable::load();
+    let first = site::device("e1000").assign();
+    let group: Vec<_> = site::devices("conventional")
+        .iter()
+        .map(HostDevice::assign)
+        .collect();
+    let second = group.iter().find(|device| irq(device) == irq(&first));
+    let second = second.unwrap_or_else(|| panic!("no other device on IRQ {}", irq(&first)));
+    let wanted = [&first, second].map(|device| format!("host={}", device.address()));
+    let options = ["--device", &wanted[0], "--device", &wanted[1]];
+    let problem = Attempt::run(&options).refused_for_one(HOST_SET_UP);
+    problem.tells(
+        &format!(
+            "{} can't be assigned: it can't share its interrupt line",
+            second.address()
+        ),
+        "another assigned device uses the line",
+        "another slot",
+    );
+    drop((first, group));
+    drop(unmaskable);
+}
+
 #[test]
 fn a_device_that_cannot_share_its_line_is_refused_with_the_line_and_its_users() {
     let sharing = site::devices("conventional").remove(1);

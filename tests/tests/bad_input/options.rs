@@ -152,7 +152,7 @@ fn unknown_key_gets_the_nearest_known_one() {
         ("hots=01:00.0", "'hots' is no key", "did you mean 'host='?"),
         (
             "host=01:00.0,adr=3",
-            "'adr' is no key of --device (host, id, addr)",
+            "'adr' is no key of --device (host, id, addr,",
             "'addr='?",
         ),
         (

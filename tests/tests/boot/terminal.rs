@@ -50,9 +50,9 @@ fn keys_reach_the_guest_as_they_are() {
     let (mut ferry, before) = start(Run::new(Kernel::Elf), &terminal);
     let init = ferry.wait_for(0, "ferry-guest: init", BOOT);
     let prompt = ferry.wait_for(init, "# ", BOOT);
-    // Ctrl-C is the guest's: it ends what runs there and not Ferry. A shell that is still reading its line would take it
-    // for a key, so the command tells when it runs.
-    terminal.type_keys(b"echo begin $((1 + 1)); sleep 1000\r");
+    // Ctrl-C is the guest's: it ends what runs there and not Ferry. It reaches what is in the terminal's foreground, so the
+    // command itself tells when it is.
+    terminal.type_keys(b"sh -c 'echo begin $((1 + 1)); exec sleep 1000'\r");
     let begun = ferry.wait_for(prompt, "begin 2", MOMENT);
     terminal.type_keys(b"\x03echo sum $((40 + 2))\r");
     ferry.wait_for(begun, "sum 42", MOMENT);

@@ -52,16 +52,30 @@ impl AssignedDevices {
         let context = VfioContext::new(Some(vm.vfio_device()?), spec.peer_to_peer)?;
         let context = Arc::new(context);
         let groups = HeldGroups::of(specs);
+        // All of them have their interrupt lines while the last is probed: two that can't share one are told apart now.
+        let probed = specs
+            .iter()
+            .map(|spec| probe(spec, &context))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut devices = Vec::with_capacity(specs.len());
-        for spec in specs {
+        for (spec, (opened, probe)) in specs.iter().zip(probed) {
             let slot = spec.guest.device();
             let multifunction = specs
                 .iter()
                 .any(|other| other.guest.device() == slot && other.guest.function() > 0);
-            let device = open_one(spec, multifunction, &groups, &context, routing)?;
+            let wanted = PassthroughSpec {
+                name: spec.id.clone(),
+                sbdf: spec.host,
+                guest: spec.guest,
+                multifunction,
+                intx_gsi: Some(layout::intx_gsi(slot, 0)),
+                rom: spec.rom.clone(),
+                resets: groups.reset_facts(&probe),
+                page_size: PAGE_SIZE,
+            };
             devices.push(Assigned {
                 spec: spec.clone(),
-                device,
+                device: realise(opened, &probe, &wanted, routing)?,
                 errors: 0,
             });
         }
@@ -104,35 +118,34 @@ impl AssignedDevices {
     }
 }
 
-fn open_one(
+fn probe(
     spec: &DeviceSpec,
-    multifunction: bool,
-    groups: &HeldGroups,
     context: &VfioContext,
-    routing: &GsiRouting,
-) -> Result<Arc<VfioPciDevice>, MachineError> {
+) -> Result<(OpenedDevice, VfioProbe), MachineError> {
     let failed = |source| MachineError::Device {
         host: spec.host,
         source,
     };
     let opened = OpenedDevice::open(Path::new(PCI_DEVICES), spec.host, context).map_err(failed)?;
     let probe = VfioProbe::read(&opened).map_err(failed)?;
-    let wanted = PassthroughSpec {
-        name: spec.id.clone(),
-        sbdf: spec.host,
-        guest: spec.guest,
-        multifunction,
-        intx_gsi: Some(layout::intx_gsi(spec.guest.device(), 0)),
-        rom: spec.rom.clone(),
-        resets: groups.reset_facts(&probe),
-        page_size: PAGE_SIZE,
-    };
-    let plan = PassthroughPlan::new(&probe, &wanted)?;
+    Ok((opened, probe))
+}
+
+fn realise(
+    opened: OpenedDevice,
+    probe: &VfioProbe,
+    wanted: &PassthroughSpec,
+    routing: &GsiRouting,
+) -> Result<Arc<VfioPciDevice>, MachineError> {
+    let plan = PassthroughPlan::new(probe, wanted)?;
     for line in plan.describe() {
         log::info!("{line}");
     }
+    opened.release_line();
     let (msi, intx) = (Arc::new(routing.clone()), Arc::new(routing.clone()));
-    VfioPciDevice::realise(opened, plan, msi, intx).map_err(failed)
+    let host = wanted.sbdf;
+    VfioPciDevice::realise(opened, plan, msi, intx)
+        .map_err(|source| MachineError::Device { host, source })
 }
 
 /// The RAM that devices reach.

@@ -209,7 +209,7 @@ impl Machine {
             self.pci.stop_decoding(guest, &function);
             self.pci.segment().remove(guest);
         }
-        // Dropping the rest closes the devices, which resets them, before guest RAM is unmapped.
+        // Dropping the rest closes the devices, which resets them; the last to close takes guest RAM from the IOMMU first.
     }
 
     fn functions(&self) -> Vec<Arc<dyn PciFunction>> {

@@ -257,7 +257,8 @@ impl Control {
             let _ = triggers.request.read();
         }
         let Some(spec) = self.spec(guest) else { return };
-        let (slot, patience) = (guest.device(), spec.removal.request_timeout);
+        let slot = guest.device();
+        let patience = self.patience(slot);
         if patience.is_zero() {
             log::warn!("{} is wanted back by the host", spec.host);
             return self.take_away(slot, Departure::Taken, ops);
@@ -274,6 +275,14 @@ impl Control {
         self.set_timer();
     }
 
+    /// How long the guest may take to eject `slot`, all functions of which leave together.
+    fn patience(&self, slot: u8) -> Duration {
+        let devices = self.machine.assigned.iter().flat_map(|all| &all.devices);
+        let of_slot = devices.filter(|assigned| assigned.spec.guest.device() == slot);
+        let timeouts = of_slot.map(|assigned| assigned.spec.removal.request_timeout);
+        timeouts.min().unwrap_or_default()
+    }
+
     fn set_timer(&mut self) {
         let set = match self.removals.next(Instant::now()) {
             // Zero would stop it.
@@ -286,7 +295,8 @@ impl Control {
     }
 
     fn overdue(&mut self, ops: &mut EventOps<'_>) {
-        let _ = self.timer.wait();
+        // The timer is not read: another event of the same batch may have set it anew, and the read would block. Setting it
+        // takes its expiry back.
         for slot in self.removals.overdue(Instant::now()) {
             self.take_away(slot, Departure::Taken, ops);
         }
@@ -419,9 +429,11 @@ impl MutEventSubscriber for Control {
         }
         for (fd, source) in sources {
             let events = Events::with_data_raw(fd, source.tag(), EventSet::IN);
-            if let Err(error) = ops.add(events) {
-                // A regular file as standard input can't be waited for (EPERM).
-                log::debug!("{source:?} can't be waited for: {error}");
+            match ops.add(events) {
+                // A regular file as standard input can't be (EPERM).
+                Err(error) if source == Source::Input => log::debug!("no console input: {error}"),
+                Err(error) => log::error!("{source:?} can't be waited for: {error}"),
+                Ok(()) => {}
             }
         }
     }
@@ -467,8 +479,12 @@ fn device_triggers(machine: &Machine) -> Result<BTreeMap<GuestBdf, Triggers>, Ma
             ("error", device.set_error_trigger(&error)),
             ("request", device.set_request_trigger(&request)),
         ] {
-            if let Err(error) = set {
-                log::debug!("{host} has no {what} interrupt: {}", chain(&error));
+            match set {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    log::debug!("{host} has no {what} interrupt");
+                }
+                Err(error) => log::warn!("{host}: its {what} interrupt won't be heard: {error}"),
+                Ok(()) => {}
             }
         }
         triggers.insert(assigned.spec.guest, Triggers { error, request });
