@@ -11,6 +11,9 @@ use tests::{Assigned, Edu, Guest, KernelLog, MOMENT, Run, figure, shell, until};
 /// Where edu and ivshmem are in the guest.
 const EDU: &str = "0000:00:05.0";
 const SHARED: &str = "0000:00:06.0";
+/// VGA, whose framebuffer is moved; and where to, at the end of the window of 32-bit BARs.
+const VGA: &str = "0000:00:07.0";
+const ELSEWHERE: u64 = 0xdf00_0000;
 /// Where ivshmem's memory is, and how much.
 const SHARED_BAR: usize = 2;
 pub(crate) const SHARED_SIZE: u64 = 16 << 30;
@@ -57,6 +60,16 @@ pub(crate) struct Shown {
     /// What the host found there in the end.
     pub(crate) left: Vec<u64>,
     /// What the host's kernel said of DMA that the IOMMU stopped.
+    pub(crate) faults: Vec<String>,
+    /// What came of moving a BAR, where devices reach each other.
+    pub(crate) moved: Option<Moved>,
+}
+
+/// What edu's DMA did after the framebuffer of VGA had moved.
+pub(crate) struct Moved {
+    /// What the CPU read at its new place after edu had written there.
+    pub(crate) written: u64,
+    /// What the host's kernel said when edu wrote to the old place.
     pub(crate) faults: Vec<String>,
 }
 
@@ -134,6 +147,36 @@ fn decode(guest: &mut Guest) -> u64 {
     times[1] - times[0]
 }
 
+/// Moves VGA's framebuffer and has edu write to where it is, then to where it was.
+fn move_bar(guest: &mut Guest, log: &mut KernelLog) -> Moved {
+    let resource = guest.ok(&format!("cat /sys/bus/pci/devices/{VGA}/resource"));
+    let old = bar(&resource, 0);
+    assert_ne!(old, ELSEWHERE);
+    let write = |offset: u64, bytes: [u8; 4], len: usize| {
+        let text: String = bytes[..len]
+            .iter()
+            .map(|byte| format!("\\x{byte:02x}"))
+            .collect();
+        format!(
+            "printf '{text}' | dd of=/sys/bus/pci/devices/{VGA}/config bs={len} seek={} conv=notrunc 2>/dev/null",
+            offset / len as u64
+        )
+    };
+    let place = u32::try_from(ELSEWHERE).unwrap().to_le_bytes();
+    guest.ok(&write(4, [0; 4], 2));
+    guest.ok(&write(0x10, place, 4));
+    guest.ok(&write(4, [2, 0, 0, 0], 2));
+    let mut device = Edu::at(guest, EDU);
+    device.dma_to(ELSEWHERE, VALUES[1], LOW);
+    let written = device.ram(ELSEWHERE);
+    device.dma_to(old, VALUES[2], LOW);
+    let faults = until("a fault at the old place", MOMENT, || {
+        let faults = log.dma_faults();
+        (!faults.is_empty()).then_some(faults)
+    });
+    Moved { written, faults }
+}
+
 fn memory(guest: &mut Guest, address: u64) -> u64 {
     number(&guest.ok(&format!("devmem {address:#x} 64")))
 }
@@ -164,7 +207,7 @@ fn seen_by_host(device: &Assigned) -> Vec<u64> {
     PLACES.map(read).into()
 }
 
-fn boot(kind: &Kind, edu: &Assigned, shared: &Assigned) -> Guest {
+fn boot(kind: &Kind, [edu, shared, vga]: [&Assigned; 3]) -> Guest {
     Run::new(Kernel::Elf)
         .memory(kind.memory)
         .option("--p2p", kind.peer_to_peer)
@@ -172,6 +215,7 @@ fn boot(kind: &Kind, edu: &Assigned, shared: &Assigned) -> Guest {
         .cmdline(&format!("memmap=1M${LOW:#x}"))
         .device(edu, ",addr=5")
         .device(shared, ",addr=6")
+        .device(vga, ",addr=7")
         .through(&reserving(edu, kind.reserved).each_ref().map(String::as_str))
         .boot()
 }
@@ -179,8 +223,8 @@ fn boot(kind: &Kind, edu: &Assigned, shared: &Assigned) -> Guest {
 fn question(kind: &Kind) -> Shown {
     let mut log = KernelLog::from_now();
     let (refusal, _pool) = make_pages(kind);
-    let [edu, shared] = ["edu", "shared"].map(|role| site::device(role).assign());
-    let mut guest = boot(kind, &edu, &shared);
+    let [edu, shared, vga] = ["edu", "shared", "vga"].map(|role| site::device(role).assign());
+    let mut guest = boot(kind, [&edu, &shared, &vga]);
     let ranges = ram_ranges(&mut guest);
     let decoding = decode(&mut guest);
     let resource = guest.ok(&format!("cat /sys/bus/pci/devices/{SHARED}/resource"));
@@ -218,6 +262,8 @@ fn question(kind: &Kind) -> Shown {
             (!log.dma_faults().is_empty()).then_some(())
         });
     }
+    let faults = log.dma_faults();
+    let moved = (kind.peer_to_peer == "on").then(|| move_bar(&mut guest, &mut log));
     guest.stop();
     Shown {
         refusal,
@@ -230,7 +276,8 @@ fn question(kind: &Kind) -> Shown {
         written: written.into(),
         read,
         left: seen_by_host(&shared),
-        faults: log.dma_faults(),
+        faults,
+        moved,
     }
 }
 

@@ -1,6 +1,6 @@
 //! DMA from one assigned device to another.
 
-use crate::guests::{BEFORE, SHARED_SIZE, VALUES, peers, strangers};
+use crate::guests::{BEFORE, Moved, SHARED_SIZE, VALUES, peers, strangers};
 
 #[test]
 fn one_devices_dma_reaches_16_gib_of_another_at_start_middle_and_end() {
@@ -13,6 +13,18 @@ fn one_devices_dma_reaches_16_gib_of_another_at_start_middle_and_end() {
 #[test]
 fn one_devices_dma_reads_what_is_in_another() {
     assert_eq!(peers().read, BEFORE);
+}
+
+#[test]
+fn a_bar_that_moves_is_reached_where_it_is_and_no_longer_where_it_was() {
+    let Some(Moved { written, faults }) = &peers().moved else {
+        panic!("nothing was moved");
+    };
+    assert_eq!(*written, VALUES[1]);
+    assert!(
+        faults.iter().any(|line| line.contains("[00:0b.0]")),
+        "{faults:#?}"
+    );
 }
 
 #[test]
