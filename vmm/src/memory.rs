@@ -297,22 +297,24 @@ impl MemoryMap {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets `listener` follow the map from now on, after telling it of what is there.
+    /// Lets `listener` follow the map from now on, after telling it of what is there: RAM first, with no lock held. To map
+    /// RAM for DMA takes seconds, in which vCPUs turn BARs on and off. RAM must not change meanwhile.
     ///
     /// # Errors
     /// [`MapError::Listener`]; the listener does not follow then, and was told to forget what it
     /// was told before.
     pub fn add_listener(&self, listener: Arc<dyn MemoryListener>) -> Result<(), MapError> {
+        let of_kind = |state: &MapState, bars: bool| -> Vec<MemoryRegion> {
+            let regions = state.regions.values();
+            let wanted = regions.filter(|region| (region.kind == RegionKind::Bar) == bars);
+            wanted.cloned().collect()
+        };
+        let ram = of_kind(&self.lock(), false);
+        tell(listener.as_ref(), &ram)?;
         let mut state = self.lock();
-        let mut told = Vec::new();
-        for region in state.regions.values() {
-            if let Err(source) = listener.region_added(region) {
-                for done in told {
-                    forget(listener.as_ref(), done);
-                }
-                return Err(listener_failed(region, source));
-            }
-            told.push(region);
+        if let Err(error) = tell(listener.as_ref(), &of_kind(&state, true)) {
+            ram.iter().for_each(|told| forget(listener.as_ref(), told));
+            return Err(error);
         }
         state.listeners.push(listener);
         Ok(())
@@ -374,6 +376,18 @@ fn listener_failed(region: &MemoryRegion, source: io::Error) -> MapError {
     }
 }
 
+/// Tells `listener` of all `regions`, or of none.
+fn tell(listener: &dyn MemoryListener, regions: &[MemoryRegion]) -> Result<(), MapError> {
+    for (count, region) in regions.iter().enumerate() {
+        if let Err(source) = listener.region_added(region) {
+            let told = regions.iter().take(count);
+            told.for_each(|done| forget(listener, done));
+            return Err(listener_failed(region, source));
+        }
+    }
+    Ok(())
+}
+
 fn forget(listener: &dyn MemoryListener, region: &MemoryRegion) {
     if let Err(error) = listener.region_removed(region) {
         log::error!(
@@ -386,6 +400,8 @@ fn forget(listener: &dyn MemoryListener, region: &MemoryRegion) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread;
 
     #[derive(Default)]
     struct Log {
@@ -440,6 +456,56 @@ mod tests {
             *log.events.lock().unwrap(),
             [('+', 0), ('+', 0x10_0000), ('-', 0)]
         );
+    }
+
+    /// Waits for leave to go on whenever it is told of RAM.
+    struct Slow {
+        log: Log,
+        begun: Mutex<Sender<()>>,
+        go_on: Mutex<Receiver<()>>,
+    }
+
+    impl MemoryListener for Slow {
+        fn region_added(&self, region: &MemoryRegion) -> io::Result<()> {
+            if region.kind == RegionKind::Ram {
+                self.begun.lock().unwrap().send(()).unwrap();
+                self.go_on.lock().unwrap().recv().unwrap();
+            }
+            self.log.region_added(region)
+        }
+
+        fn region_removed(&self, region: &MemoryRegion) -> io::Result<()> {
+            self.log.region_removed(region)
+        }
+    }
+
+    #[test]
+    fn bars_come_and_go_while_a_listener_is_told_of_ram() {
+        let bar = |address| MemoryRegion {
+            kind: RegionKind::Bar,
+            ..ram(address, 0x1000)
+        };
+        let map = MemoryMap::new();
+        map.add(bar(0x1000)).unwrap();
+        map.add(bar(0x2000)).unwrap();
+        map.add(ram(0x8000, 0x1000)).unwrap();
+        let (begin, begun) = channel();
+        let (go, go_on) = channel();
+        let slow = Arc::new(Slow {
+            log: Log::default(),
+            begun: Mutex::new(begin),
+            go_on: Mutex::new(go_on),
+        });
+        thread::scope(|scope| {
+            let listener = Arc::clone(&slow) as Arc<dyn MemoryListener>;
+            scope.spawn(|| map.add_listener(listener).unwrap());
+            begun.recv().unwrap();
+            map.remove(0x1000).unwrap();
+            map.add(bar(0x3000)).unwrap();
+            go.send(()).unwrap();
+        });
+        let told = [('+', 0x8000), ('+', 0x2000), ('+', 0x3000)];
+        assert_eq!(*slow.log.events.lock().unwrap(), told);
     }
 
     #[test]

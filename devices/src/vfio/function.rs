@@ -186,10 +186,17 @@ impl VfioPciDevice {
     /// Resets all of [`VfioPciDevice::shares_reset_with`]; each was reset as a [`PciFunction`] before.
     ///
     /// # Errors
-    /// [`ResetError::Host`].
+    /// [`ResetError::Host`]; [`ResetError::Unsupported`] when one of them has left this machine.
     pub fn reset_bus(&self) -> Result<(), ResetError> {
-        let groups = reset::groups(self.shares_reset_with());
-        self.host.reset_bus(&groups).map_err(ResetError::Host)
+        let affected = self.shares_reset_with();
+        let reset = self.host.reset_bus(&reset::groups(affected));
+        reset.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ResetError::Unsupported(format!(
+                "not all of {} are this guest's any longer",
+                reset::names(affected)
+            )),
+            _ => ResetError::Host(error),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

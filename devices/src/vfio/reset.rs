@@ -51,12 +51,17 @@ impl ResetPlan {
             Self::Function(methods) if methods.is_empty() => "reset: of the function".to_owned(),
             Self::Function(methods) => format!("reset: of the function, by {}", methods.join(", ")),
             Self::Bus(affected) => {
-                let names: Vec<_> = affected.iter().map(|f| f.sbdf.to_string()).collect();
-                format!("reset: of its bus, with all on it: {}", names.join(", "))
+                format!("reset: of its bus, with all on it: {}", names(affected))
             }
             Self::None(why) => format!("reset: none: {why}"),
         }
     }
+}
+
+/// The addresses of `functions`.
+pub(super) fn names(functions: &[AffectedFunction]) -> String {
+    let names: Vec<_> = functions.iter().map(|f| f.sbdf.to_string()).collect();
+    names.join(", ")
 }
 
 /// The groups of `functions`, each once.

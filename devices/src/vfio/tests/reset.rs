@@ -111,3 +111,16 @@ fn a_function_without_any_reset_says_so() {
         "reset: none: the host knows no way to reset it, alone or with its bus"
     );
 }
+
+#[test]
+fn a_bus_that_has_lost_a_function_to_the_host_is_not_reset_and_its_functions_are_named() {
+    let machine = machine(&on_a_bus(), &[], &[]);
+    machine.device.reset().unwrap();
+    machine.host.state().group_has_left = true;
+    let error = machine.device.reset_bus().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "not all of 0000:01:00.0, 0000:01:00.1 are this guest's any longer"
+    );
+    assert!(machine.host.state().bus_resets.is_empty());
+}

@@ -42,6 +42,8 @@ pub(in crate::vfio::tests) struct HostState {
     pub(in crate::vfio::tests) resets: u32,
     /// The groups of each bus reset.
     pub(in crate::vfio::tests) bus_resets: Vec<Vec<u32>>,
+    /// A group of the bus is not this machine's any longer.
+    pub(in crate::vfio::tests) group_has_left: bool,
     /// Memory BARs that the guest reaches now.
     pub(in crate::vfio::tests) mapped: BTreeSet<BarIndex>,
     /// SET_IRQS, config writes and BAR accesses fail from now on.
@@ -318,6 +320,9 @@ impl VfioHost for FakeHost {
         let mut state = self.state();
         let quiet = state.config[usize::from(COMMAND)] & 7 == 0 && state.irqs == HostIrqs::None;
         assert!(quiet, "reset with its bus while it works");
+        if state.group_has_left {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
         state.bus_resets.push(groups.to_vec());
         Ok(())
     }
