@@ -1,6 +1,7 @@
 //! A guest may reboot as often as it likes: Ferry holds no more of the host afterwards.
 
 use crate::census::{Census, assert_no_growth};
+use std::panic;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -54,7 +55,13 @@ static REBOOTED: LazyLock<[Census; 2]> = LazyLock::new(|| {
 
 /// Starts what takes longest, for another guest with other devices to run beside it.
 pub(crate) fn reboot_in_the_background() {
-    thread::spawn(|| LazyLock::force(&REBOOTED));
+    thread::spawn(|| {
+        // The test that looks at it would only tell that it failed, not why.
+        if let Err(why) = panic::catch_unwind(|| LazyLock::force(&REBOOTED)) {
+            let why = why.downcast_ref::<String>().map_or("?", String::as_str);
+            figure(&format!("the guest that is rebooted failed: {why}"));
+        }
+    });
 }
 
 #[test]
