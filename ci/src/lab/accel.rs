@@ -33,7 +33,8 @@ impl Accel {
                 "-machine",
                 "q35,kernel-irqchip=off",
                 "-accel",
-                "tcg,thread=multi,tb-size=1024",
+                // With a thread for each processor guests stop answering now and then (ADR 0007).
+                "tcg,thread=single,tb-size=1024",
                 "-cpu",
                 // String instructions are slow under emulation. With five-level paging L1 triple-faults or hangs where many
                 // processors of a guest run on it: within 6 guests of 16 vCPUs, twice of twice.
