@@ -1,5 +1,7 @@
 //! The plain description of a guest from which everything else in this crate is computed.
 
+use std::ops::RangeInclusive;
+
 /// A range of guest physical memory that RAM backs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryRange {
@@ -58,4 +60,6 @@ pub struct PlatformDescription {
     pub pci_window_io: (u16, u32),
     /// Whether COM1 exists.
     pub serial: bool,
+    /// Addresses that no device reaches, as an IOMMU can't map them: BARs keep off while there is other room.
+    pub unmappable: Vec<RangeInclusive<u64>>,
 }

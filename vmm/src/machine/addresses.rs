@@ -86,6 +86,7 @@ impl AddressPlan {
             pci_window_64: pci_window_64(ram_end, bars_64, &self.limits)?,
             pci_window_io: (layout::PCI_WINDOW_IO_BASE, layout::PCI_WINDOW_IO_LEN),
             serial: spec.serial != SerialSpec::Absent,
+            unmappable: self.limits.reserved.clone(),
         })
     }
 }

@@ -4,8 +4,9 @@
 use arch::platform::{PciWindow, PlatformDescription};
 use arch::x86_64::layout::{BarSpace, PAGE_SIZE};
 use devices::pci::{BarIndex, BarKind, BarLayout, PciFunction};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
-use vm_allocator::{AddressAllocator, AllocPolicy};
+use vm_allocator::{AddressAllocator, AllocPolicy, RangeInclusive as TakenRange};
 
 /// A BAR that has no room in the guest's PCI windows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,23 +45,57 @@ fn footprint(bar: &BarLayout) -> u64 {
     }
 }
 
+/// A window that BARs are placed in.
 struct Space {
     allocator: Option<AddressAllocator>,
     name: &'static str,
+    /// What is kept free of BARs while there is other room.
+    avoided: Vec<TakenRange>,
 }
 
 impl Space {
     fn new(base: u64, len: u64, name: &'static str) -> Self {
-        let allocator = AddressAllocator::new(base, len).ok();
-        Self { allocator, name }
+        Self {
+            allocator: AddressAllocator::new(base, len).ok(),
+            name,
+            avoided: Vec::new(),
+        }
+    }
+
+    /// Keeps BARs off `unmappable`, so that other devices reach them.
+    fn keep_off(mut self, unmappable: &[RangeInclusive<u64>]) -> Self {
+        let Some(allocator) = &mut self.allocator else {
+            return self;
+        };
+        let mut ranges: Vec<_> = unmappable.iter().map(|r| (*r.start(), *r.end())).collect();
+        ranges.sort_unstable();
+        let mut free = allocator.base();
+        for (start, last) in ranges {
+            let start = start.max(free) & !(PAGE_SIZE - 1);
+            let last = last.min(allocator.end()) | (PAGE_SIZE - 1);
+            if start > last {
+                continue;
+            }
+            let policy = AllocPolicy::ExactMatch(start);
+            // What can't be kept off costs a device the way to another's BAR, which is told where it is mapped.
+            if let Ok(range) = allocator.allocate(last - start + 1, PAGE_SIZE, policy) {
+                self.avoided.push(range);
+            }
+            free = last.saturating_add(1);
+        }
+        self
     }
 
     fn allocate(&mut self, size: u64) -> Option<u64> {
         let allocator = self.allocator.as_mut()?;
-        let range = allocator
-            .allocate(size, size, AllocPolicy::FirstMatch)
-            .ok()?;
-        Some(range.start())
+        if let Ok(range) = allocator.allocate(size, size, AllocPolicy::FirstMatch) {
+            return Some(range.start());
+        }
+        for range in self.avoided.drain(..) {
+            allocator.free(&range).ok()?;
+        }
+        let range = allocator.allocate(size, size, AllocPolicy::FirstMatch);
+        Some(range.ok()?.start())
     }
 }
 
@@ -75,7 +110,8 @@ pub(super) fn assign(
     let window = |window: &PciWindow, name| Space::new(window.base, window.len, name);
     let (io_base, io_len) = platform.pci_window_io;
     let mut io = Space::new(io_base.into(), io_len.into(), "I/O");
-    let mut memory_32 = window(&platform.pci_window_32, "32-bit memory");
+    let mut memory_32 =
+        window(&platform.pci_window_32, "32-bit memory").keep_off(&platform.unmappable);
     let mut memory_64 = window(&platform.pci_window_64, "64-bit memory");
     let mut bars: Vec<_> = functions
         .iter()
@@ -98,4 +134,54 @@ pub(super) fn assign(
         function.assign_bar(bar.index, base);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: u64 = 0xc000_0000;
+    const MIB: u64 = 1 << 20;
+
+    /// Where BARs of `sizes` end up in 16 MiB.
+    fn places(unmappable: &[RangeInclusive<u64>], sizes: &[u64]) -> Vec<Option<u64>> {
+        let mut space = Space::new(BASE, 16 * MIB, "32-bit memory").keep_off(unmappable);
+        sizes.iter().map(|size| space.allocate(*size)).collect()
+    }
+
+    #[test]
+    fn bars_keep_off_what_an_iommu_cannot_map() {
+        let hole = BASE + 4 * MIB..=BASE + 5 * MIB - 1;
+        assert_eq!(
+            places(&[hole], &[4 * MIB, 4 * MIB]),
+            [Some(BASE), Some(BASE + 8 * MIB)]
+        );
+    }
+
+    #[test]
+    fn unmappable_ranges_may_overlap_each_other_and_the_ends_of_the_window() {
+        let holes = [
+            BASE + 14 * MIB..=BASE + 20 * MIB,
+            0..=BASE + MIB - 1,
+            BASE..=BASE + 2 * MIB - 1,
+            BASE + 32 * MIB..=u64::MAX,
+        ];
+        assert_eq!(
+            places(&holes, &[4 * MIB, 4 * MIB, 2 * MIB, 2 * MIB]),
+            [4, 8, 2, 12].map(|place| Some(BASE + place * MIB))
+        );
+    }
+
+    #[test]
+    fn a_bar_with_no_other_room_lies_in_what_an_iommu_cannot_map() {
+        let hole = BASE + 4 * MIB..=BASE + 5 * MIB - 1;
+        assert_eq!(
+            places(std::slice::from_ref(&hole), &[16 * MIB]),
+            [Some(BASE)]
+        );
+        assert_eq!(
+            places(&[hole], &[8 * MIB, 8 * MIB, MIB]),
+            [Some(BASE + 8 * MIB), Some(BASE), None]
+        );
+    }
 }

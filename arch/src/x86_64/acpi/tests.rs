@@ -23,6 +23,7 @@ fn platform(cpus: u8) -> PlatformDescription {
         },
         pci_window_io: (layout::PCI_WINDOW_IO_BASE, layout::PCI_WINDOW_IO_LEN),
         serial: true,
+        unmappable: Vec::new(),
     }
 }
 

@@ -22,6 +22,7 @@ fn platform(ram: u64) -> PlatformDescription {
         },
         pci_window_io: (layout::PCI_WINDOW_IO_BASE, layout::PCI_WINDOW_IO_LEN),
         serial: true,
+        unmappable: Vec::new(),
     }
 }
 
