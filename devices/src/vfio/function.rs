@@ -1,7 +1,6 @@
 //! A passed-through function on the guest's bus.
 
 use super::bar::BarPlan;
-use super::failures::Failures;
 use super::host::{IrqIndex, KernelHost, VfioHost};
 use super::irq::{InterruptParts, Interrupts, Wishes};
 use super::plan::PassthroughPlan;
@@ -10,6 +9,7 @@ use super::reset::{self, AffectedFunction, ResetPlan};
 use super::rom::Rom;
 use super::state::{ConfigState, starts_bus_mastering};
 use super::sys::IrqAction;
+use crate::failures::Failures;
 use crate::host::DeviceInterrupt;
 use crate::interrupt::{IntxRouter, MsiRouter};
 use crate::mapping::HostRange;

@@ -4,10 +4,10 @@
 //! vfio-pci has one of INTx, MSI and MSI-X enabled at a time. A vector that was armed once stays
 //! armed until MSI-X is disabled: a masked vector is detached from its GSI and waits in its eventfd.
 
-use super::failures::Failures;
 use super::host::{IrqIndex, VfioHost};
 use super::plan::InterruptPlan;
 use super::sys::IrqAction;
+use crate::failures::Failures;
 use crate::host::{DeviceInterrupt, DeviceInterruptType};
 use crate::interrupt::{IntxRouter, MsiMessage, MsiRouter, MsiVector};
 use crate::pci::HostSbdf;

@@ -6,7 +6,6 @@
 mod bar;
 mod config;
 mod container;
-mod failures;
 mod fields;
 mod function;
 mod group;

@@ -6,7 +6,7 @@
 //! piece by piece on a thread of its own, and its peers reach it a moment after its decoding is on.
 //! Unmapping is not put off: a BAR leaves the IOMMU before it stops decoding.
 
-use super::failures::Failures;
+use crate::failures::Failures;
 use crate::mapping::HostRange;
 use crate::memory::{DmaMapper, Iova};
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ use crate::memory::MemoryMap;
 use arch::platform::PlatformDescription;
 use arch::x86_64::layout::{self, PAGE_SIZE};
 use devices::bus::{BusConflict, BusDevice};
+use devices::failures::Failures;
 use devices::memory::{MemoryRegion, RegionKind};
 use devices::pci::{
     BarIndex, BarKind, BarLayout, ConfigStep, ConfigWrite, GuestBdf, PciFunction, PciSegment,
@@ -73,6 +74,8 @@ pub(super) struct PciHost {
     /// take effect in one order. No device calls back while it is held, so nothing can wait for it
     /// in turn.
     decoded: Mutex<DecodedBars>,
+    /// BARs that can't be where the guest puts them.
+    failures: Failures,
 }
 
 impl PciHost {
@@ -92,6 +95,7 @@ impl PciHost {
             buses: Arc::clone(buses),
             dma,
             decoded: Mutex::default(),
+            failures: Failures::default(),
         }
     }
 
@@ -213,7 +217,8 @@ impl PciHost {
         });
         let label = format!("{name} {bar}");
         if let Err(error) = self.buses.insert(space, (base, layout.size), &label, trap) {
-            log::warn!("{name} {bar} is left unmapped: {error}");
+            self.failures
+                .report(format_args!("{name} {bar} is left unmapped: {error}"));
             return None;
         }
         let mapped = layout.size >= PAGE_SIZE || self.has_page_alone(decoded, base);
@@ -229,7 +234,9 @@ impl PciHost {
             match added {
                 Ok(()) => regions.push(guest_address),
                 // The part still works, by exits.
-                Err(error) => log::warn!("{name} {bar}: accesses will exit: {error}"),
+                Err(error) => self
+                    .failures
+                    .report(format_args!("{name} {bar}: accesses will exit: {error}")),
             }
         }
         log::debug!("{name} {bar} decodes at {base:#x}");
