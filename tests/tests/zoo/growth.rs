@@ -2,6 +2,7 @@
 
 use crate::census::{Census, assert_no_growth};
 use crate::modes::{self, Mode};
+use crate::power::{self, Slept};
 use crate::reboots::PAIR;
 use std::sync::{LazyLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +13,10 @@ use tests::{Guest, Peer, Run, figure};
 const REBINDS: u32 = 50;
 /// The most that may take.
 const REBINDING: Duration = Duration::from_secs(90);
+
+/// Where the guest has its devices.
+const E1000: &str = "0000:00:01.0";
+const E1000E: &str = "0000:00:02.0";
 
 /// Takes the guest's driver from a function and gives it back, many times; counts before and after.
 fn rebind(what: &str, guest: &mut Guest, driver: &str, address: &str) -> [Census; 2] {
@@ -38,6 +43,7 @@ struct Rebound {
     /// e1000 on INTx, e1000e on MSI-X; before and after.
     censuses: [[Census; 2]; 2],
     modes: Vec<Mode>,
+    slept: Slept,
 }
 
 static REBOUND: LazyLock<Rebound> = LazyLock::new(|| {
@@ -46,21 +52,33 @@ static REBOUND: LazyLock<Rebound> = LazyLock::new(|| {
     let mut guest = Run::new(Kernel::Elf)
         .memory("256M")
         .modules("e1000,e1000e")
+        .cmdline("iomem=relaxed")
         .device(&e1000, ",addr=1")
         .device(&e1000e, ",addr=2")
         .boot();
     let censuses = [
-        rebind("e1000 (INTx)", &mut guest, "e1000", "0000:00:01.0"),
-        rebind("e1000e (MSI-X)", &mut guest, "e1000e", "0000:00:02.0"),
+        rebind("e1000 (INTx)", &mut guest, "e1000", E1000),
+        rebind("e1000e (MSI-X)", &mut guest, "e1000e", E1000E),
     ];
-    let modes = modes::switch(&mut guest, &Peer::of("eth1", 1));
+    let peer = Peer::of("eth1", 1);
+    let modes = modes::switch(&mut guest, E1000E, &peer);
+    let slept = power::sleep(&mut guest, E1000E, &peer);
     guest.stop();
-    Rebound { censuses, modes }
+    Rebound {
+        censuses,
+        modes,
+        slept,
+    }
 });
 
 /// How the e1000e worked by line and by MSI-X.
 pub(crate) fn modes() -> &'static [Mode] {
     &REBOUND.modes
+}
+
+/// How the e1000e slept and woke.
+pub(crate) fn slept() -> &'static Slept {
+    &REBOUND.slept
 }
 
 #[test]

@@ -53,6 +53,14 @@ impl<'a> Registers<'a> {
         ));
     }
 
+    /// The whole of its configuration space that sysfs has.
+    pub(crate) fn config(&mut self) -> Vec<u8> {
+        let text = self
+            .guest
+            .ok(&format!("od -An -v -tx1 {}/config", self.folder));
+        bytes(&text)
+    }
+
     /// Moves a 32-bit BAR, behind the back of the guest's kernel.
     pub(crate) fn move_bar(&mut self, index: u64, address: u64) {
         let address = u32::try_from(address).unwrap();
@@ -75,9 +83,7 @@ impl<'a> Registers<'a> {
         let text = self.guest.ok(&format!(
             "dd if=/dev/port bs=1 skip={port} count={count} 2>/dev/null | od -An -v -tx1"
         ));
-        text.split_whitespace()
-            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-            .collect()
+        bytes(&text)
     }
 
     /// Writes a byte to a port.
@@ -91,6 +97,13 @@ impl<'a> Registers<'a> {
 
 fn escaped(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
+}
+
+/// Parses what `od -An -tx1` prints.
+fn bytes(text: &str) -> Vec<u8> {
+    text.split_whitespace()
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+        .collect()
 }
 
 /// Parses `0x…`.
