@@ -275,7 +275,7 @@ mod tests {
             host.problem(&["01:00.5"], &FakeLimits::generous()),
             "no PCI device 0000:01:00.5 on this host\n  \
              why: that bus holds only 0000:01:00.0, 0000:01:00.1\n  \
-             fix: list the devices and their addresses: lspci -D"
+             fix: list the devices and their addresses: ferry devices --all"
         );
         assert!(
             host.problem(&["77:00.0"], &FakeLimits::generous())

@@ -161,7 +161,7 @@ impl HostError {
                 Problem::new(
                     format!("no PCI device {sbdf} on this host"),
                     why,
-                    "list the devices and their addresses: lspci -D",
+                    "list the devices and their addresses: ferry devices --all",
                 )
             }
             Self::NoSuchGroup { group } => Problem::new(

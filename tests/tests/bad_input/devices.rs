@@ -45,13 +45,13 @@ fn address_without_a_device_lists_what_the_bus_has() {
     problem.tells(
         &format!("no PCI device {bus}:1f.7 on this host"),
         &format!("that bus holds only {}", nic.address()),
-        "lspci -D",
+        "ferry devices --all",
     );
     let problem = Attempt::run(&["--device", "host=ffff:ff:1f.7"]).refused_for_one(HOST_SET_UP);
     problem.tells(
         "no PCI device ffff:ff:1f.7",
         "no function on that bus at all",
-        "lspci -D",
+        "ferry devices --all",
     );
 }
 
@@ -173,7 +173,7 @@ fn several_problems_are_told_at_once_and_each_once() {
         "its driver is nvme, the host uses it as nvme",
         "driver_override",
     );
-    problems[2].tells("no PCI device", "", "lspci -D");
+    problems[2].tells("no PCI device", "", "ferry devices --all");
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn missing_node_is_made_by_the_command() {
     let with = format!("{without}; {}", problem.command());
     let run = Attempt::run(&["--device", NO_DEVICE]).after(&with);
     run.refused_for_one(HOST_SET_UP)
-        .tells("no PCI device", "", "lspci -D");
+        .tells("no PCI device", "", "ferry devices --all");
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn malformed_address_is_not_guessed() {
             why,
             "e.g. host=0000:01:00.0",
         );
-        assert_eq!(problem.command(), "lspci -D");
+        assert_eq!(problem.command(), "ferry devices --all");
     }
 }
 

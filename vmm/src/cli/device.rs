@@ -59,7 +59,7 @@ pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
             "host" => {
                 let address: HostSbdf = value.parse().map_err(|error| {
                     let remedy =
-                        "give an address, e.g. host=0000:01:00.0, as they are listed by: lspci -D";
+                        "give an address, e.g. host=0000:01:00.0, as they are listed by: ferry devices --all";
                     problem(format!("{error}"), remedy)
                 })?;
                 host.replace(address).is_some()

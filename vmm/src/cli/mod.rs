@@ -1,14 +1,15 @@
 //! The command line: the only place that parses text and renders errors.
 
 mod device;
+mod devices;
 mod removal;
 mod run;
 mod size;
 mod suggest;
 mod usage;
 
+use ::devices::host::Problem;
 use clap::{Parser, Subcommand};
-use devices::host::Problem;
 use log::LevelFilter;
 use std::io::Write;
 use std::process::ExitCode;
@@ -27,7 +28,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Run(run::Arguments),
+    Run(Box<run::Arguments>),
+    Devices(devices::Arguments),
 }
 
 /// Ferry's own exit codes. They are even: a guest's status from the debug-exit port is odd.
@@ -92,7 +94,8 @@ pub(crate) fn main(start: Instant) -> ExitCode {
     };
     start_log(arguments.verbose);
     let result = match arguments.command {
-        Command::Run(arguments) => run::run(arguments, start),
+        Command::Run(arguments) => run::run(*arguments, start),
+        Command::Devices(arguments) => devices::run(&arguments),
     };
     result.unwrap_or_else(Failure::report)
 }
