@@ -30,6 +30,7 @@ mod reset;
 mod root;
 #[cfg(test)]
 mod saved;
+mod usage;
 mod vfio_node;
 
 pub use binding::BindingObstacle;
@@ -52,3 +53,4 @@ pub use problem::Problem;
 pub use remapping::{InterruptRemapping, RemappingObstacle, RemappingOff, explain_eperm_on_attach};
 pub use reset::ResetFacts;
 pub use root::{HostError, HostRoot};
+pub use usage::HostUse;
