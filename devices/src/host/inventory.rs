@@ -141,7 +141,8 @@ impl HostRoot {
         })
     }
 
-    fn vectors(&self, sbdf: HostSbdf) -> Option<Vectors> {
+    /// How many interrupts a function has; `None` when its configuration space can't be read that far.
+    pub(super) fn vectors(&self, sbdf: HostSbdf) -> Option<Vectors> {
         // What a user other than root gets: no capabilities.
         const HEADER: usize = 64;
         let path = self.path(function::directory(sbdf).join("config"));

@@ -9,6 +9,7 @@
 //! Documentation/driver-api/vfio.rst of Linux 6.12.
 
 mod binding;
+mod check;
 mod cpu;
 mod function;
 mod group;
@@ -34,6 +35,7 @@ mod usage;
 mod vfio_node;
 
 pub use binding::BindingObstacle;
+pub use check::{CheckRequest, Finding, Mark, check};
 pub use cpu::CpuVendor;
 pub use function::HostFunction;
 pub use group::{IommuGroup, ReservedRegion, ReservedRegionType};

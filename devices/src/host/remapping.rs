@@ -96,7 +96,7 @@ impl HostRoot {
     }
 
     /// The CPU's vendor doesn't say: an emulated AMD CPU may stand behind an emulated VT-d.
-    fn has_amd_vi(&self) -> bool {
+    pub(super) fn has_amd_vi(&self) -> bool {
         let units = self.names("sys/class/iommu").unwrap_or_default();
         units.iter().any(|unit| unit.starts_with("ivhd"))
     }

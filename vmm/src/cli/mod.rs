@@ -1,5 +1,6 @@
 //! The command line: the only place that parses text and renders errors.
 
+mod check;
 mod device;
 mod devices;
 mod removal;
@@ -29,6 +30,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Run(Box<run::Arguments>),
+    Check(check::Arguments),
     Devices(devices::Arguments),
 }
 
@@ -95,6 +97,7 @@ pub(crate) fn main(start: Instant) -> ExitCode {
     start_log(arguments.verbose);
     let result = match arguments.command {
         Command::Run(arguments) => run::run(*arguments, start),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
     };
     result.unwrap_or_else(Failure::report)

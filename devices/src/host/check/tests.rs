@@ -1,0 +1,190 @@
+use super::*;
+use crate::host::Verdict;
+use crate::host::saved::{FakeLimits, GIB, GPU, NIC, ROOT_PORT, SavedHost, sbdf};
+
+const CONFIG: &str = "sys/bus/pci/devices/0000:00:01.0/config";
+
+fn findings(host: &SavedHost, devices: &[&str], limits: &FakeLimits) -> Vec<Finding> {
+    let devices: Vec<_> = devices.iter().map(|text| sbdf(text)).collect();
+    let request = CheckRequest {
+        devices: &devices,
+        guest_ram: Some(8 * GIB),
+        huge_pages: None,
+    };
+    check(&host.root(), &request, limits)
+}
+
+/// What is not as it has to be: topic, mark, fact.
+fn complaints(host: &SavedHost, devices: &[&str]) -> Vec<(&'static str, Mark, String)> {
+    findings(host, devices, &FakeLimits::generous())
+        .into_iter()
+        .filter(|finding| finding.mark != Mark::Good)
+        .map(|finding| (finding.topic, finding.mark, finding.fact))
+        .collect()
+}
+
+/// A host on which nothing is to be said against the NIC.
+fn host() -> SavedHost {
+    let host = SavedHost::intel();
+    let directory = "sys/bus/pci/devices/0000:03:00.0";
+    host.file(&format!("{directory}/reset_method"), "flr bus\n");
+    host.file(&format!("{directory}/config"), [0; 256]);
+    host
+}
+
+fn only(host: &SavedHost, devices: &[&str]) -> (&'static str, Mark, String) {
+    let mut all = complaints(host, devices);
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}
+
+#[test]
+fn every_fact_of_a_healthy_host_is_told_once() {
+    let all = findings(&host(), &[NIC.0], &FakeLimits::generous());
+    let topics: Vec<_> = all.iter().map(|finding| finding.topic).collect();
+    assert_eq!(
+        topics,
+        [
+            "KVM",
+            "IOMMU",
+            "interrupt remapping",
+            "VFIO",
+            "locked memory",
+            "driver",
+            "group",
+            "node",
+            "reset",
+            "interrupts"
+        ]
+    );
+    assert!(
+        all.iter().all(|finding| finding.mark == Mark::Good),
+        "{all:?}"
+    );
+    let of_device = all
+        .iter()
+        .filter(|finding| finding.device == Some(sbdf(NIC.0)));
+    assert_eq!(of_device.count(), 5);
+}
+
+#[test]
+fn the_same_causes_stop_a_run_and_are_marked_bad() {
+    type Spoil = fn(&SavedHost);
+    let causes: [(&str, Spoil); 5] = [
+        ("driver", |host| {
+            host.link(
+                "sys/bus/pci/devices/0000:03:00.0/driver",
+                "../../../bus/pci/drivers/igb",
+            )
+        }),
+        ("interrupt remapping", |host| {
+            host.file("sys/kernel/irq/9/chip_name", "IO-APIC\n");
+        }),
+        ("VFIO", |host| host.remove("dev/vfio/vfio")),
+        ("node", |host| host.remove("dev/vfio/16")),
+        ("KVM", |host| host.remove("dev/kvm")),
+    ];
+    for (topic, spoil) in causes {
+        let host = host();
+        spoil(&host);
+        let (found, mark, _) = only(&host, &[NIC.0]);
+        assert_eq!((found, mark), (topic, Mark::Bad));
+        assert_eq!(
+            host.problems(&[NIC.0], &FakeLimits::generous()).len(),
+            1,
+            "{topic}"
+        );
+    }
+}
+
+#[test]
+fn a_low_limit_and_a_closed_node_are_this_users_problem() {
+    let mut limits = FakeLimits::denying("16", "root", 0o600, Verdict::DeniedByMode);
+    limits.exempt = false;
+    limits.memlock.soft = Some(64 << 10);
+    let all = findings(&host(), &[NIC.0], &limits);
+    let bad: Vec<_> = all
+        .iter()
+        .filter(|finding| finding.mark == Mark::Bad)
+        .map(|finding| finding.topic)
+        .collect();
+    assert_eq!(bad, ["locked memory", "node"]);
+    assert!(
+        all.iter()
+            .all(|finding| (finding.mark == Mark::Bad) == finding.remedy.is_some())
+    );
+}
+
+#[test]
+fn without_an_iommu_nothing_is_said_of_what_follows() {
+    let host = SavedHost::intel_without_iommu();
+    host.function(NIC, Some("vfio-pci"), None);
+    let bad: Vec<_> = complaints(&host, &[])
+        .into_iter()
+        .map(|(topic, ..)| topic)
+        .collect();
+    assert_eq!(bad, ["IOMMU"]);
+}
+
+#[test]
+fn allowing_unsafe_interrupts_is_told_with_what_it_gives_away() {
+    let host = host();
+    host.file("sys/kernel/irq/9/chip_name", "IO-APIC\n");
+    let parameter = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+    host.file(parameter, "Y\n");
+    let (topic, mark, fact) = only(&host, &[NIC.0]);
+    assert_eq!((topic, mark), ("interrupt remapping", Mark::Caution));
+    assert!(fact.contains("send the host any interrupt"), "{fact}");
+}
+
+#[test]
+fn the_bridge_that_makes_a_group_large_is_named() {
+    let host = host();
+    let isolation = |host: &SavedHost| {
+        let all = complaints(host, &[GPU.0]);
+        let found = all.into_iter().find(|(topic, ..)| *topic == "isolation");
+        found.map(|(.., fact)| fact).unwrap_or_default()
+    };
+    // PCI Express capability of a root port, no extended capability.
+    let mut config = [0_u8; 4096];
+    config[0x06] = 0x10;
+    config[0x0e] = 1;
+    config[0x34] = 0x40;
+    config[0x40] = 0x10;
+    config[0x42] = 0x42;
+    host.file(CONFIG, config);
+    assert!(isolation(&host).starts_with("0000:00:01.0 has no Access Control Services"));
+    config[0x42] = 0x72;
+    host.file(CONFIG, config);
+    assert!(isolation(&host).contains("leads to a conventional PCI bus"));
+    // With ACS the port is not the cause.
+    config[0x42] = 0x42;
+    config[0x100..0x104].copy_from_slice(&[0x0d, 0x00, 0x01, 0x00]);
+    host.file(CONFIG, config);
+    assert_eq!(isolation(&host), "");
+}
+
+#[test]
+fn a_bridge_is_not_looked_at_further() {
+    let (topic, mark, _) = only(&host(), &[ROOT_PORT.0]);
+    assert_eq!((topic, mark), ("driver", Mark::Bad));
+}
+
+#[test]
+fn a_device_without_reset_or_with_a_shared_line_is_worth_knowing() {
+    let host = host();
+    let directory = "sys/bus/pci/devices/0000:03:00.0";
+    host.remove(&format!("{directory}/reset_method"));
+    let (topic, mark, _) = only(&host, &[NIC.0]);
+    assert_eq!((topic, mark), ("reset", Mark::Caution));
+    host.file(&format!("{directory}/reset_method"), "flr\n");
+    let mut config = [0; 256];
+    config[0x3d] = 1;
+    host.file(&format!("{directory}/config"), config);
+    assert_eq!(complaints(&host, &[NIC.0]), []);
+    host.file(&format!("{directory}/irq"), "21\n");
+    host.file("sys/kernel/irq/21/actions", "ehci_hcd:usb1\n");
+    let (topic, mark, fact) = only(&host, &[NIC.0]);
+    assert_eq!((topic, mark), ("interrupts", Mark::Caution));
+    assert!(fact.contains("IRQ 21 with ehci_hcd:usb1"), "{fact}");
+}
