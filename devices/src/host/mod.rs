@@ -8,6 +8,7 @@
 //! Sources: Documentation/ABI/testing/sysfs-bus-pci, sysfs-kernel-iommu_groups and
 //! Documentation/driver-api/vfio.rst of Linux 6.12.
 
+mod bindable;
 mod binding;
 mod check;
 mod cpu;
@@ -30,10 +31,11 @@ mod remapping;
 mod reset;
 mod root;
 #[cfg(test)]
-mod saved;
+pub(crate) mod saved;
 mod usage;
 mod vfio_node;
 
+pub use bindable::{BindRefusal, BindRequest, bindable};
 pub use binding::BindingObstacle;
 pub use check::{CheckRequest, Finding, Mark, check};
 pub use cpu::CpuVendor;

@@ -69,12 +69,12 @@ impl HostRoot {
         self.root.join(relative)
     }
 
-    pub(super) fn exists(&self, relative: impl AsRef<Path>) -> bool {
+    pub(crate) fn exists(&self, relative: impl AsRef<Path>) -> bool {
         self.path(relative).exists()
     }
 
     /// Text of a file, trimmed; `None` when there is no such file.
-    pub(super) fn text(&self, relative: impl AsRef<Path>) -> Result<Option<String>, HostError> {
+    pub(crate) fn text(&self, relative: impl AsRef<Path>) -> Result<Option<String>, HostError> {
         let path = self.path(relative);
         match fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text.trim().to_owned())),
@@ -84,7 +84,7 @@ impl HostRoot {
     }
 
     /// The same where a file that can't be read says as much as one that isn't there.
-    pub(super) fn text_or_empty(&self, relative: impl AsRef<Path>) -> String {
+    pub(crate) fn text_or_empty(&self, relative: impl AsRef<Path>) -> String {
         self.text(relative).ok().flatten().unwrap_or_default()
     }
 
@@ -105,7 +105,7 @@ impl HostRoot {
     }
 
     /// Last component of a symlink's target, the way sysfs names a driver or a group.
-    pub(super) fn link_name(
+    pub(crate) fn link_name(
         &self,
         relative: impl AsRef<Path>,
     ) -> Result<Option<String>, HostError> {
@@ -120,7 +120,7 @@ impl HostRoot {
     }
 
     /// Names in a directory, sorted; none when it isn't there.
-    pub(super) fn names(&self, relative: impl AsRef<Path>) -> Result<Vec<String>, HostError> {
+    pub(crate) fn names(&self, relative: impl AsRef<Path>) -> Result<Vec<String>, HostError> {
         let path = self.path(relative);
         let read = |source| HostError::Read {
             path: path.clone(),

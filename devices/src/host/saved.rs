@@ -12,30 +12,30 @@ use super::{
 };
 use crate::pci::HostSbdf;
 
-pub(super) const GIB: u64 = 1 << 30;
+pub(crate) const GIB: u64 = 1 << 30;
 
-pub(super) fn sbdf(text: &str) -> HostSbdf {
+pub(crate) fn sbdf(text: &str) -> HostSbdf {
     text.parse().unwrap()
 }
 
 /// A host under construction.
-pub(super) struct SavedHost {
+pub(crate) struct SavedHost {
     directory: TempDir,
 }
 
 /// A function of it: address, `vendor:device`, class.
-pub(super) type Identity<'a> = (&'a str, &'a str, &'a str);
+pub(crate) type Identity<'a> = (&'a str, &'a str, &'a str);
 
-pub(super) const NIC: Identity<'_> = ("0000:03:00.0", "8086:10c9", "0x020000");
-pub(super) const GPU: Identity<'_> = ("0000:01:00.0", "10de:2684", "0x030000");
-pub(super) const GPU_AUDIO: Identity<'_> = ("0000:01:00.1", "10de:22ba", "0x040300");
-pub(super) const ROOT_PORT: Identity<'_> = ("0000:00:01.0", "8086:460d", "0x060400");
+pub(crate) const NIC: Identity<'_> = ("0000:03:00.0", "8086:10c9", "0x020000");
+pub(crate) const GPU: Identity<'_> = ("0000:01:00.0", "10de:2684", "0x030000");
+pub(crate) const GPU_AUDIO: Identity<'_> = ("0000:01:00.1", "10de:22ba", "0x040300");
+pub(crate) const ROOT_PORT: Identity<'_> = ("0000:00:01.0", "8086:460d", "0x060400");
 
 const INTEL: &str = "vendor_id\t: GenuineIntel\nflags\t\t: fpu vmx msr\n";
 const AMD: &str = "vendor_id\t: AuthenticAMD\nflags\t\t: fpu svm msr\n";
 
 impl SavedHost {
-    pub(super) fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             directory: tempfile::tempdir().unwrap(),
         }
@@ -43,7 +43,7 @@ impl SavedHost {
 
     /// A healthy Intel host: NIC on vfio-pci alone in group 16, GPU with its audio function and the
     /// root port above them in group 14, on their host drivers.
-    pub(super) fn intel() -> Self {
+    pub(crate) fn intel() -> Self {
         let host = Self::without_iommu(INTEL);
         host.file("sys/firmware/acpi/tables/DMAR", "");
         host.file("sys/class/iommu/dmar0/intel-iommu/ecap", "f050df\n");
@@ -57,7 +57,7 @@ impl SavedHost {
     }
 
     /// The same NIC on an AMD host.
-    pub(super) fn amd() -> Self {
+    pub(crate) fn amd() -> Self {
         let host = Self::without_iommu(AMD);
         host.file("sys/firmware/acpi/tables/IVRS", "");
         host.file("sys/class/iommu/ivhd0/amd-iommu/cap", "40f19ff\n");
@@ -68,7 +68,7 @@ impl SavedHost {
     }
 
     /// A host with KVM and vfio, but no IOMMU and no functions.
-    pub(super) fn without_iommu(cpuinfo: &str) -> Self {
+    pub(crate) fn without_iommu(cpuinfo: &str) -> Self {
         let host = Self::empty();
         host.file("proc/cpuinfo", cpuinfo);
         host.file("proc/cmdline", "root=/dev/sda1 quiet\n");
@@ -81,28 +81,28 @@ impl SavedHost {
         host
     }
 
-    pub(super) fn intel_without_iommu() -> Self {
+    pub(crate) fn intel_without_iommu() -> Self {
         Self::without_iommu(INTEL)
     }
 
-    pub(super) fn amd_without_iommu() -> Self {
+    pub(crate) fn amd_without_iommu() -> Self {
         Self::without_iommu(AMD)
     }
 
-    pub(super) fn file(&self, relative: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn file(&self, relative: &str, text: impl AsRef<[u8]>) {
         let path = self.directory.path().join(relative);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    pub(super) fn link(&self, relative: &str, target: &str) {
+    pub(crate) fn link(&self, relative: &str, target: &str) {
         let path = self.directory.path().join(relative);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let _ = fs::remove_file(&path);
         symlink(target, path).unwrap();
     }
 
-    pub(super) fn remove(&self, relative: &str) {
+    pub(crate) fn remove(&self, relative: &str) {
         let path = self.directory.path().join(relative);
         if path.is_dir() {
             fs::remove_dir_all(path).unwrap();
@@ -111,7 +111,7 @@ impl SavedHost {
         }
     }
 
-    pub(super) fn function(
+    pub(crate) fn function(
         &self,
         identity: Identity<'_>,
         driver: Option<&str>,
@@ -147,12 +147,12 @@ impl SavedHost {
         }
     }
 
-    pub(super) fn root(&self) -> HostRoot {
+    pub(crate) fn root(&self) -> HostRoot {
         HostRoot::at(self.directory.path())
     }
 
     /// Problems of a run with 8 GiB.
-    pub(super) fn problems(&self, devices: &[&str], limits: &FakeLimits) -> Vec<Problem> {
+    pub(crate) fn problems(&self, devices: &[&str], limits: &FakeLimits) -> Vec<Problem> {
         let devices: Vec<_> = devices.iter().map(|text| sbdf(text)).collect();
         let requirements = RunRequirements {
             devices: &devices,
@@ -170,7 +170,7 @@ impl SavedHost {
     }
 
     /// The one problem of a run, as the user sees it.
-    pub(super) fn problem(&self, devices: &[&str], limits: &FakeLimits) -> String {
+    pub(crate) fn problem(&self, devices: &[&str], limits: &FakeLimits) -> String {
         let problems = self.problems(devices, limits);
         let [problem] = problems.as_slice() else {
             panic!("{problems:#?}");
@@ -180,15 +180,15 @@ impl SavedHost {
 }
 
 /// A process that may do all, less what a test takes away.
-pub(super) struct FakeLimits {
-    pub(super) memlock: Memlock,
-    pub(super) exempt: bool,
+pub(crate) struct FakeLimits {
+    pub(crate) memlock: Memlock,
+    pub(crate) exempt: bool,
     /// Last components of nodes that are denied, with group, mode and verdict.
-    pub(super) denied: Vec<(&'static str, &'static str, u32, Verdict)>,
+    pub(crate) denied: Vec<(&'static str, &'static str, u32, Verdict)>,
 }
 
 impl FakeLimits {
-    pub(super) fn generous() -> Self {
+    pub(crate) fn generous() -> Self {
         Self {
             memlock: Memlock {
                 soft: None,
@@ -199,7 +199,7 @@ impl FakeLimits {
         }
     }
 
-    pub(super) fn denying(
+    pub(crate) fn denying(
         node: &'static str,
         group: &'static str,
         mode: u32,
