@@ -3,6 +3,7 @@
 use super::function::{self, HostFunction};
 use super::group::IommuGroup;
 use super::root::{HostError, HostRoot};
+use super::usage::HostUse;
 use crate::pci::capability::{self, CapabilityId};
 use crate::pci::msi::MsiLayout;
 use crate::pci::msix::MsixCapability;
@@ -59,6 +60,8 @@ pub enum Standing {
     AfterBind,
     /// Once vfio-pci has it and these others of its group.
     AfterBindOfGroup(Vec<HostSbdf>),
+    /// Once the host does without it; `--force` says so.
+    InUse(Vec<HostUse>),
     /// It can't be given to a guest at all.
     Never(Hindrance),
 }
@@ -132,6 +135,13 @@ impl HostRoot {
         let Some(id) = function.group else {
             return Ok(Standing::Never(Hindrance::NoIommu));
         };
+        // A vfio driver has it, and the host nothing of it.
+        if !function.on_vfio() {
+            let uses = self.host_uses(function.sbdf)?;
+            if !uses.is_empty() {
+                return Ok(Standing::InUse(uses));
+            }
+        }
         let offenders = IommuGroup { id, members }.offenders(&[function.sbdf]);
         let offenders: Vec<_> = offenders.iter().map(|offender| offender.sbdf).collect();
         Ok(match (offenders.is_empty(), function.on_vfio()) {
@@ -197,6 +207,17 @@ mod tests {
         let host = SavedHost::intel();
         host.function(NIC, Some("igb"), Some(16));
         assert_eq!(listed(&host, NIC.0).standing, Standing::AfterBind);
+    }
+
+    #[test]
+    fn what_the_host_uses_is_told_until_vfio_pci_has_it() {
+        let host = SavedHost::intel();
+        host.function(NIC, Some("igb"), Some(16));
+        host.file("sys/bus/pci/devices/0000:03:00.0/boot_vga", "1\n");
+        let uses = vec![HostUse::BootVga];
+        assert_eq!(listed(&host, NIC.0).standing, Standing::InUse(uses));
+        host.function(NIC, Some("vfio-pci"), Some(16));
+        assert_eq!(listed(&host, NIC.0).standing, Standing::Now);
     }
 
     #[test]

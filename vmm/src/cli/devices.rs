@@ -12,7 +12,8 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(after_help = "\
 READY tells whether a guest can have the device: yes; bind, once vfio-pci has it; bind --group, once vfio-pci has others of \
-its IOMMU group too, which a line below names; never. OTHERS is how many others there are in the group, RESET is what the kernel resets it by, VECTORS \
+its IOMMU group too, which a line below names; in use, by the host, \
+as a line below tells; never. OTHERS is how many others there are in the group, RESET is what the kernel resets it by, VECTORS \
 the most interrupts it has (root only), VFS its virtual functions, those there are of those there may be.")]
 pub(super) struct Arguments {
     /// Also list what no guest can have: bridges, and devices that no IOMMU translates
@@ -67,6 +68,7 @@ impl<'a> Entry<'a> {
                 "bind-group",
                 others.iter().map(ToString::to_string).collect(),
             ),
+            Standing::InUse(uses) => ("in-use", uses.iter().map(ToString::to_string).collect()),
             Standing::Never(hindrance) => ("never", vec![hindrance.to_string()]),
         };
         Self {

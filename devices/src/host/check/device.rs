@@ -4,6 +4,7 @@ use super::{CheckRequest, Findings, Mark};
 use crate::host::binding::{self, BindingObstacle};
 use crate::host::function::{self, HostFunction};
 use crate::host::limits::ProcessLimits;
+use crate::host::problem::Problem;
 use crate::host::root::HostRoot;
 use crate::host::{iommu, vfio_node};
 use crate::pci::HostSbdf;
@@ -23,6 +24,7 @@ pub(super) fn check(
     if !driver(root, &function, findings) {
         return;
     }
+    host_uses(root, &function, findings);
     match function.group {
         Some(group) => whole_group(root, request, &function, group, findings),
         None => without_group(root, sbdf, findings),
@@ -51,6 +53,25 @@ fn driver(root: &HostRoot, function: &HostFunction, findings: &mut Findings) -> 
         Err(error) => findings.unreadable(TOPIC, &error),
     }
     true
+}
+
+/// What the host would lose. A vfio driver has it, and the host nothing of it.
+fn host_uses(root: &HostRoot, function: &HostFunction, findings: &mut Findings) {
+    const TOPIC: &str = "in use";
+    if function.on_vfio() {
+        return;
+    }
+    match root.host_uses(function.sbdf) {
+        Ok(uses) if uses.is_empty() => {}
+        Ok(uses) => {
+            let uses: Vec<_> = uses.iter().map(ToString::to_string).collect();
+            let what = format!("{}; the host would lose that", uses.join("; "));
+            let remedy =
+                "have the host use something else first, or choose another device: ferry devices";
+            findings.problem(TOPIC, &Problem::new("", what, remedy));
+        }
+        Err(error) => findings.unreadable(TOPIC, &error),
+    }
 }
 
 fn without_group(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {

@@ -98,6 +98,23 @@ fn the_same_causes_stop_a_run_and_are_marked_bad() {
 }
 
 #[test]
+fn what_the_host_uses_is_marked_bad_until_vfio_pci_has_it() {
+    let host = host();
+    let directory = "sys/bus/pci/devices/0000:03:00.0";
+    host.file(&format!("{directory}/boot_vga"), "1\n");
+    assert_eq!(complaints(&host, &[NIC.0]), []);
+    host.link(
+        &format!("{directory}/driver"),
+        "../../../bus/pci/drivers/igb",
+    );
+    let bad: Vec<_> = complaints(&host, &[NIC.0])
+        .into_iter()
+        .map(|(topic, ..)| topic)
+        .collect();
+    assert_eq!(bad, ["driver", "in use"]);
+}
+
+#[test]
 fn a_low_limit_and_a_closed_node_are_this_users_problem() {
     let mut limits = FakeLimits::denying("16", "root", 0o600, Verdict::DeniedByMode);
     limits.exempt = false;

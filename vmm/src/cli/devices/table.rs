@@ -81,6 +81,7 @@ fn cells(listed: &ListedFunction, short: bool) -> [String; 8] {
             Standing::Now => "yes",
             Standing::AfterBind => "bind",
             Standing::AfterBindOfGroup(_) => "bind --group",
+            Standing::InUse(_) => "in use",
             Standing::Never(_) => "never",
         }
         .to_owned(),
@@ -108,6 +109,10 @@ fn note(listed: &ListedFunction, short: bool) -> Option<String> {
         Standing::AfterBindOfGroup(others) => {
             let others: Vec<_> = others.iter().map(|other| address(*other, short)).collect();
             Some(format!("its group holds {} too", others.join(", ")))
+        }
+        Standing::InUse(uses) => {
+            let uses: Vec<_> = uses.iter().map(ToString::to_string).collect();
+            Some(format!("in use: {}", uses.join("; ")))
         }
         Standing::Never(hindrance) => Some(hindrance.to_string()),
     }
@@ -159,7 +164,7 @@ fn cut(words: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use devices::host::{Hindrance, HostFunction, VirtualFunctions};
+    use devices::host::{Hindrance, HostFunction, HostUse, VirtualFunctions};
     use proptest::prelude::*;
 
     fn nic() -> ListedFunction {
@@ -214,12 +219,20 @@ mod tests {
     fn what_stands_in_the_way_is_named_below() {
         let mut shared = nic();
         shared.standing = Standing::AfterBindOfGroup(vec!["0000:01:00.1".parse().unwrap()]);
+        let mut used = nic();
+        used.standing = Standing::InUse(vec![HostUse::DefaultRoute {
+            interface: "eth0".to_owned(),
+        }]);
         let mut bridge = nic();
         bridge.standing = Standing::Never(Hindrance::Bridge);
-        let text = table(&[&shared, &bridge], &PciNames::default(), 0);
+        let text = table(&[&shared, &used, &bridge], &PciNames::default(), 0);
         assert!(text.contains("bind --group\n"), "{text}");
         assert!(
             text.contains("         its group holds 01:00.1 too\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("         in use: eth0 carries the default route\n"),
             "{text}"
         );
         assert!(
