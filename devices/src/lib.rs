@@ -16,6 +16,7 @@
 
 pub mod acpi;
 pub mod bus;
+pub mod driver;
 pub mod failures;
 pub mod host;
 pub mod interrupt;

@@ -1,0 +1,308 @@
+//! What is remembered of a function on vfio-pci: a small file for each, in a folder that a reboot empties.
+//!
+//! A file has a line `key=value` for each fact; a fact that there is none of has no line:
+//!
+//! ```text
+//! boot-id=5f0f5e0c-…
+//! former-driver=igb
+//! former-override=pci-stub
+//! owner=4711 123456
+//! ```
+
+use super::DriverError;
+use crate::host::{HostError, HostRoot};
+use crate::pci::HostSbdf;
+use rustix::fs::{FlockOperation, flock};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// What a function was before it was bound to vfio-pci.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundRecord {
+    /// The boot of the host that this is about.
+    pub boot_id: String,
+    /// The driver that had it; `None` if none had.
+    pub former_driver: Option<String>,
+    /// The driver it was reserved for by `driver_override`.
+    pub former_override: Option<String>,
+    /// The process that it was bound for; `None` if it stays bound until it is unbound.
+    pub owner: Option<Owner>,
+}
+
+/// A process, told apart from a later one with the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its id.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot (field 22 of `/proc/<pid>/stat`).
+    pub start: u64,
+}
+
+impl fmt::Display for BoundRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "boot-id={}", self.boot_id)?;
+        if let Some(driver) = &self.former_driver {
+            writeln!(f, "former-driver={driver}")?;
+        }
+        if let Some(driver) = &self.former_override {
+            writeln!(f, "former-override={driver}")?;
+        }
+        if let Some(Owner { pid, start }) = self.owner {
+            writeln!(f, "owner={pid} {start}")?;
+        }
+        Ok(())
+    }
+}
+
+impl BoundRecord {
+    /// What `text` says, or the fault in it. Keys of a later version are passed over.
+    fn parse(text: &str) -> Result<Self, String> {
+        let (mut boot_id, mut former_driver, mut former_override, mut owner) =
+            (None, None, None, None);
+        for line in text.lines() {
+            let fault = || format!("it has a line '{line}'");
+            let (key, value) = line.split_once('=').ok_or_else(fault)?;
+            match key {
+                "boot-id" => boot_id = Some(value.to_owned()),
+                "former-driver" => former_driver = Some(value.to_owned()),
+                "former-override" => former_override = Some(value.to_owned()),
+                "owner" => owner = Some(Owner::parse(value).ok_or_else(fault)?),
+                _ => {}
+            }
+        }
+        Ok(Self {
+            boot_id: boot_id.ok_or_else(|| "it has no line 'boot-id='".to_owned())?,
+            former_driver,
+            former_override,
+            owner,
+        })
+    }
+}
+
+impl Owner {
+    fn parse(text: &str) -> Option<Self> {
+        let (pid, start) = text.split_once(' ')?;
+        Some(Self {
+            pid: pid.parse().ok()?,
+            start: start.parse().ok()?,
+        })
+    }
+}
+
+/// The folder of records.
+#[derive(Clone, Debug)]
+pub struct BoundRecords {
+    folder: PathBuf,
+    boot_id: String,
+}
+
+impl BoundRecords {
+    /// The records of a host's present boot.
+    ///
+    /// # Errors
+    /// When the host does not tell which boot it is.
+    pub fn of(root: &HostRoot) -> Result<Self, HostError> {
+        Ok(Self {
+            folder: root.path("run/ferry/bound"),
+            boot_id: root
+                .text("proc/sys/kernel/random/boot_id")?
+                .unwrap_or_default(),
+        })
+    }
+
+    /// Keeps others from binding and unbinding while the file is open.
+    ///
+    /// # Errors
+    /// When another does so now, or the folder can't be written to.
+    pub fn lock(&self) -> Result<File, DriverError> {
+        let path = self.folder.join("lock");
+        let record = |source| DriverError::Record {
+            path: path.clone(),
+            source,
+        };
+        fs::create_dir_all(&self.folder).map_err(record)?;
+        let file = File::create(&path).map_err(record)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(DriverError::Busy { path }),
+            Err(errno) => Err(record(errno.into())),
+        }
+    }
+
+    /// The record of a function; none if the host has been booted since it was made.
+    ///
+    /// # Errors
+    /// When it can't be read or is none.
+    pub fn read(&self, sbdf: HostSbdf) -> Result<Option<BoundRecord>, DriverError> {
+        let path = self.path(sbdf);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(DriverError::Record { path, source }),
+        };
+        let record =
+            BoundRecord::parse(&text).map_err(|fault| DriverError::BadRecord { path, fault })?;
+        Ok(Some(record).filter(|record| record.boot_id == self.boot_id))
+    }
+
+    /// A record of the present boot for a function that has `driver` and `driver_override` now. If one
+    /// was begun and not ended, what that one says of the time before still holds.
+    ///
+    /// # Errors
+    /// When an earlier one can't be read.
+    pub fn begin(
+        &self,
+        sbdf: HostSbdf,
+        driver: Option<String>,
+        driver_override: Option<String>,
+        owner: Option<Owner>,
+    ) -> Result<BoundRecord, DriverError> {
+        let earlier = self.read(sbdf)?;
+        let ours = driver_override.as_deref() == Some(super::VFIO_PCI);
+        let (former_driver, former_override) = match earlier {
+            Some(earlier) if ours => (driver.or(earlier.former_driver), earlier.former_override),
+            _ => (driver, driver_override),
+        };
+        Ok(BoundRecord {
+            boot_id: self.boot_id.clone(),
+            former_driver,
+            former_override,
+            owner,
+        })
+    }
+
+    /// Puts a record down: all of it, or none after a power cut or a full disk.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn write(&self, sbdf: HostSbdf, record: &BoundRecord) -> Result<(), DriverError> {
+        let path = self.path(sbdf);
+        let new = self.folder.join(format!("{sbdf}.new"));
+        let written = || -> io::Result<()> {
+            fs::create_dir_all(&self.folder)?;
+            let mut file = File::create(&new)?;
+            file.write_all(record.to_string().as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        written().map_err(|source| {
+            // Nothing of it is of use.
+            let _ = fs::remove_file(&new);
+            DriverError::Record { path, source }
+        })
+    }
+
+    /// Forgets a function.
+    ///
+    /// # Errors
+    /// When its record stays.
+    pub fn remove(&self, sbdf: HostSbdf) -> Result<(), DriverError> {
+        let path = self.path(sbdf);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DriverError::Record {
+                path,
+                source: error,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, sbdf: HostSbdf) -> PathBuf {
+        Path::new(&self.folder).join(sbdf.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernel::{BOOT_ID, Kernel};
+    use super::*;
+    use crate::host::saved::{NIC, sbdf};
+
+    fn record() -> BoundRecord {
+        BoundRecord {
+            boot_id: BOOT_ID.to_owned(),
+            former_driver: Some("igb".to_owned()),
+            former_override: None,
+            owner: None,
+        }
+    }
+
+    #[test]
+    fn record_is_read_as_it_was_written() {
+        let kernel = Kernel::new();
+        let records = kernel.records();
+        let nic = sbdf(NIC.0);
+        assert_eq!(records.read(nic).unwrap(), None);
+        let whole = BoundRecord {
+            former_override: Some("pci-stub".to_owned()),
+            owner: Some(Owner {
+                pid: 4711,
+                start: u64::MAX,
+            }),
+            ..record()
+        };
+        let bare = BoundRecord {
+            former_driver: None,
+            ..record()
+        };
+        for record in [whole, bare] {
+            records.write(nic, &record).unwrap();
+            assert_eq!(records.read(nic).unwrap(), Some(record));
+        }
+        assert_eq!(kernel.record_names(), [NIC.0]);
+        records.remove(nic).unwrap();
+        records.remove(nic).unwrap();
+        assert_eq!(records.read(nic).unwrap(), None);
+    }
+
+    #[test]
+    fn record_of_another_boot_says_nothing() {
+        let kernel = Kernel::new();
+        let old = BoundRecord {
+            boot_id: "another".to_owned(),
+            ..record()
+        };
+        let records = kernel.records();
+        records.write(sbdf(NIC.0), &old).unwrap();
+        assert_eq!(records.read(sbdf(NIC.0)).unwrap(), None);
+    }
+
+    #[test]
+    fn faults_of_a_record_are_told() {
+        for (text, fault) in [
+            ("", "it has no line 'boot-id='"),
+            ("boot-id=x\nnonsense\n", "it has a line 'nonsense'"),
+            ("boot-id=x\nowner=1\n", "it has a line 'owner=1'"),
+        ] {
+            assert_eq!(BoundRecord::parse(text), Err(fault.to_owned()));
+        }
+        let later = BoundRecord::parse("boot-id=x\ntomorrow=1\n").unwrap();
+        assert_eq!(later.former_driver, None);
+    }
+
+    #[test]
+    fn bind_that_was_cut_short_does_not_become_the_past() {
+        let kernel = Kernel::new();
+        let records = kernel.records();
+        let nic = sbdf(NIC.0);
+        records.write(nic, &record()).unwrap();
+        let ours = Some("vfio-pci".to_owned());
+        let again = records.begin(nic, None, ours, None).unwrap();
+        assert_eq!(again, record());
+        // Somebody has put it right meanwhile, and given it another driver.
+        let other = records.begin(nic, Some("other".to_owned()), None, None);
+        assert_eq!(other.unwrap().former_driver.as_deref(), Some("other"));
+    }
+
+    #[test]
+    fn two_do_not_bind_at_once() {
+        let kernel = Kernel::new();
+        let records = kernel.records();
+        let held = records.lock().unwrap();
+        assert!(matches!(records.lock(), Err(DriverError::Busy { .. })));
+        drop(held);
+        records.lock().unwrap();
+    }
+}
