@@ -15,6 +15,7 @@
     reason = "a harness that can't go on fails the test that uses it"
 )]
 
+mod checked;
 mod deadline;
 mod edu;
 mod ferry;
@@ -29,6 +30,7 @@ pub mod site;
 mod terminal;
 mod transcript;
 
+pub use checked::Checked;
 pub use deadline::{BOOT, MOMENT, until};
 pub use edu::Edu;
 pub use ferry::{Ferry, Run};

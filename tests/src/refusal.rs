@@ -137,18 +137,29 @@ impl Attempt {
     #[must_use]
     #[track_caller]
     pub fn refused(self, exit: i32) -> Vec<Problem> {
-        let before = host_state();
-        let (code, output, errors) = self.end(MOMENT);
+        let (code, output, errors) = self.end_without_change(MOMENT);
         assert_eq!(code, exit, "exit code\n{errors}");
         assert_eq!(output, "", "standard output\n{errors}");
-        let problems = Problem::parse(&errors);
+        Problem::parse(&errors)
+    }
+
+    /// The same as [`Attempt::end`], and the host is as it was.
+    ///
+    /// # Panics
+    /// As [`Attempt::end`], and when the host has changed.
+    #[must_use]
+    #[track_caller]
+    pub fn end_without_change(self, limit: Duration) -> (i32, String, String) {
+        let before = host_state();
+        let end = self.end(limit);
         let after = host_state();
         let changes: Vec<_> = before.symmetric_difference(&after).collect();
         assert!(
             changes.is_empty(),
-            "the host was changed: {changes:#?}\n{errors}"
+            "the host was changed: {changes:#?}\n{}",
+            end.2
         );
-        problems
+        end
     }
 
     /// The same where there is one problem.

@@ -6,6 +6,7 @@
     reason = "outside of test functions, too, a fact that is missing fails the test"
 )]
 
+mod checks;
 mod devices;
 mod kernels;
 mod kvm;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use tests::site::{self, Kernel};
-use tests::{Attempt, Run, Terminal};
+use tests::{Attempt, Checked, Run, Terminal};
 
 const HOST_SET_UP: i32 = 4;
 /// Makes VFIO do without.
@@ -71,4 +71,16 @@ fn user_who_accepts_the_risk_is_not_stopped() {
         .command("true")
         .start()
         .finish();
+}
+
+#[test]
+fn check_marks_interrupt_remapping_and_warns_of_going_without() {
+    let checked = Checked::by(Attempt::ferry(&["check"]));
+    assert_eq!(checked.bad(), ["interrupt remapping"]);
+    let _allowed = Allowed(fs::read_to_string(ALLOW).unwrap());
+    fs::write(ALLOW, "1").unwrap();
+    let checked = Checked::by(Attempt::ferry(&["check"]));
+    assert_eq!(checked.bad(), <[&str; 0]>::default());
+    let (fact, _) = checked.on("interrupt remapping");
+    assert!(fact.contains("can send the host any interrupt"), "{fact}");
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tests::site::{self, Kernel};
-use tests::{Attempt, HostDevice, Problem, Run, Terminal, shell};
+use tests::{Attempt, Checked, HostDevice, Problem, Run, Terminal, shell};
 
 const HOST_SET_UP: i32 = 4;
 
@@ -85,4 +85,12 @@ fn iommu_that_is_off_is_told_once_for_all_devices() {
 fn guest_without_devices_needs_no_iommu() {
     let run = Run::new(Kernel::Elf).without_input();
     run.command("true").start().finish();
+}
+
+#[test]
+fn check_marks_the_iommu_alone() {
+    let checked = Checked::by(Attempt::ferry(&["check"]));
+    assert_eq!(checked.bad(), ["IOMMU"]);
+    let (_, fix) = checked.on("IOMMU");
+    assert!(fix.contains("intel_iommu"), "{fix}");
 }
