@@ -49,15 +49,15 @@ impl Binder<'_> {
         &self,
         functions: &[HostFunction],
         owner: Option<Owner>,
-    ) -> Result<(), BindFailure> {
+    ) -> Result<(), Box<BindFailure>> {
         let mut begun = Vec::new();
         for function in functions.iter().filter(|function| !function.on_vfio()) {
             if let Err(cause) = self.take(function, owner, &mut begun) {
-                return Err(BindFailure {
+                return Err(Box::new(BindFailure {
                     function: function.clone(),
                     cause,
                     left: self.put_back(begun),
-                });
+                }));
             }
         }
         Ok(())
@@ -236,7 +236,7 @@ mod tests {
     const GPU_OVERRIDE: &str = "devices/0000:01:00.0/driver_override";
     const AUDIO_OVERRIDE: &str = "devices/0000:01:00.1/driver_override";
 
-    fn bind(kernel: &Kernel, addresses: &[&str]) -> Result<(), BindFailure> {
+    fn bind(kernel: &Kernel, addresses: &[&str]) -> Result<(), Box<BindFailure>> {
         let functions: Vec<_> = addresses
             .iter()
             .map(|address| kernel.root().function(sbdf(address)).unwrap())

@@ -1,10 +1,9 @@
 //! `ferry check`: whether this host can give devices to a guest, fact by fact.
 
-use super::{Failure, shown, size};
+use super::{Failure, address, size};
 use devices::host::{
-    CheckRequest, CurrentProcess, Finding, HostFunction, HostRoot, Mark, PciNames, Problem, check,
+    CheckRequest, CurrentProcess, Finding, HostFunction, HostRoot, Mark, PciNames, check,
 };
-use devices::pci::HostSbdf;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -75,16 +74,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     // Who reads may have seen enough.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(ExitCode::from(u8::from(!usable)))
-}
-
-fn address(text: &str) -> Result<HostSbdf, Problem> {
-    text.parse().map_err(|error| {
-        Problem::new(
-            format!("{} is no device of this host", shown(text)),
-            format!("{error}"),
-            "give an address, e.g. 0000:01:00.0, as they are listed by: ferry devices --all",
-        )
-    })
 }
 
 fn json(usable: bool, findings: &[Finding]) -> String {

@@ -1,5 +1,6 @@
 //! The command line: the only place that parses text and renders errors.
 
+mod bind;
 mod check;
 mod device;
 mod devices;
@@ -7,9 +8,11 @@ mod removal;
 mod run;
 mod size;
 mod suggest;
+mod unbind;
 mod usage;
 
 use ::devices::host::Problem;
+use ::devices::pci::HostSbdf;
 use clap::{Parser, Subcommand};
 use log::LevelFilter;
 use std::io::Write;
@@ -32,6 +35,8 @@ enum Command {
     Run(Box<run::Arguments>),
     Check(check::Arguments),
     Devices(devices::Arguments),
+    Bind(bind::Arguments),
+    Unbind(unbind::Arguments),
 }
 
 /// Ferry's own exit codes. They are even: a guest's status from the debug-exit port is odd.
@@ -99,8 +104,21 @@ pub(crate) fn main(start: Instant) -> ExitCode {
         Command::Run(arguments) => run::run(*arguments, start),
         Command::Check(arguments) => check::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
+        Command::Bind(arguments) => bind::run(&arguments),
+        Command::Unbind(arguments) => unbind::run(&arguments),
     };
     result.unwrap_or_else(Failure::report)
+}
+
+/// The address of a device of the host.
+fn address(text: &str) -> Result<HostSbdf, Problem> {
+    text.parse().map_err(|error| {
+        Problem::new(
+            format!("{} is no device of this host", shown(text)),
+            format!("{error}"),
+            "give an address, e.g. 0000:01:00.0, as they are listed by: ferry devices --all",
+        )
+    })
 }
 
 /// An argument as a message shows it: one that is empty or has blanks in quotes.

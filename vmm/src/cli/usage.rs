@@ -5,7 +5,7 @@ use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use devices::host::Problem;
 
 /// The commands that there are.
-const COMMANDS: [&str; 2] = ["run", "help"];
+const COMMANDS: [&str; 6] = ["run", "check", "devices", "bind", "unbind", "help"];
 
 /// The problem that `error` tells of; none where it is no error but help or the version.
 pub(super) fn problem(error: &Error) -> Option<Problem> {
@@ -13,12 +13,19 @@ pub(super) fn problem(error: &Error) -> Option<Problem> {
     // `--cpus <N>` as clap names an argument; without `<N>` it is what one types.
     let option = word(ContextKind::InvalidArg);
     let name = option.split(' ').next().unwrap_or_default();
+    let command = command(error);
+    let listed = format!("all options are listed by: ferry {command} --help");
     Some(match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => return None,
-        ErrorKind::UnknownArgument => unknown(error, &option),
+        ErrorKind::UnknownArgument => unknown(error, &option, listed),
         ErrorKind::InvalidSubcommand => no_command(&word(ContextKind::InvalidSubcommand)),
+        ErrorKind::MissingRequiredArgument if option.starts_with('<') => Problem::new(
+            "no device is given",
+            format!("ferry {command} is told which by their addresses"),
+            format!("ferry {command} 01:00.0; all addresses are listed by: ferry devices"),
+        ),
         ErrorKind::MissingRequiredArgument => Problem::new(
             format!("{option} is missing"),
             "without it there is no guest to run",
@@ -27,7 +34,7 @@ pub(super) fn problem(error: &Error) -> Option<Problem> {
         ErrorKind::InvalidValue if word(ContextKind::InvalidValue).is_empty() => Problem::new(
             format!("{name} needs a value"),
             "none follows it",
-            format!("write {option}; all options are listed by: ferry run --help"),
+            format!("write {option}; {listed}"),
         ),
         ErrorKind::ArgumentConflict => Problem::new(
             format!("{name} is given twice"),
@@ -42,21 +49,19 @@ pub(super) fn problem(error: &Error) -> Option<Problem> {
         _ => Problem::new(
             "the command line is not understood",
             rendered(error),
-            "all options are listed by: ferry run --help",
+            listed,
         ),
     })
 }
 
-fn unknown(error: &Error, argument: &str) -> Problem {
+fn unknown(error: &Error, argument: &str, listed: String) -> Problem {
     let why = if argument.starts_with('-') {
         "there is no such option"
     } else {
         "it belongs to no option"
     };
-    let remedy = text(error, ContextKind::SuggestedArg).map_or_else(
-        || "all options are listed by: ferry run --help".to_owned(),
-        |known| format!("did you mean '{known}'?"),
-    );
+    let remedy = text(error, ContextKind::SuggestedArg)
+        .map_or(listed, |known| format!("did you mean '{known}'?"));
     Problem::new(format!("{argument} is not understood"), why, remedy)
 }
 
@@ -78,6 +83,19 @@ fn text(error: &Error, kind: ContextKind) -> Option<String> {
         ContextValue::Strings(texts) => Some(texts.join(", ")),
         _ => None,
     }
+}
+
+/// The command whose usage clap would show: `Usage: ferry bind [OPTIONS] <BDF>...`.
+fn command(error: &Error) -> &'static str {
+    let usage = match error.get(ContextKind::Usage) {
+        Some(ContextValue::StyledStr(usage)) => usage.to_string(),
+        _ => String::new(),
+    };
+    let word = usage.split_whitespace().nth(2).unwrap_or_default();
+    COMMANDS
+        .into_iter()
+        .find(|command| *command == word)
+        .unwrap_or("run")
 }
 
 /// The first line of clap's own text.
@@ -142,6 +160,21 @@ mod tests {
             "ferry run --kernel k --no-reboot=1",
             "--no-reboot takes no value",
             "write --no-reboot",
+        );
+        tells(
+            "ferry unbind --frob 01:00.0",
+            "--frob is not understood",
+            "all options are listed by: ferry unbind --help",
+        );
+        tells(
+            "ferry bind --group",
+            "no device is given",
+            "ferry bind 01:00.0; all addresses are listed by: ferry devices",
+        );
+        tells(
+            "ferry bnd 01:00.0",
+            "ferry bnd is not understood",
+            "did you mean 'ferry bind'?",
         );
         tells(
             "ferry rnu",
