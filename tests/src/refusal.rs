@@ -230,8 +230,11 @@ impl Problem {
     /// When it fails.
     #[track_caller]
     pub fn paste_for(&self, user: &str) {
-        let script = format!("sudo() {{ \"$@\"; }}; USER={user}; {}", self.command());
-        shell(&script);
+        let command = self.command();
+        shell(&format!(
+            "{} sudo() {{ \"$@\"; }}; USER={user}; {command}",
+            ferry_function()
+        ));
     }
 
     /// Pastes the command into root's shell.
@@ -240,8 +243,14 @@ impl Problem {
     /// When it fails.
     #[track_caller]
     pub fn paste(&self) {
-        shell(self.command());
+        shell(&format!("{} {}", ferry_function(), self.command()));
     }
+}
+
+/// `ferry` in a shell is the program under test, be it on the path or not.
+fn ferry_function() -> String {
+    let ferry = site::ferry();
+    format!("ferry() {{ command '{}' \"$@\"; }};", ferry.display())
 }
 
 fn part(line: &str, mark: &str) -> Option<String> {

@@ -138,27 +138,10 @@ fn used_as(root: &HostRoot, sbdf: HostSbdf) -> Result<Vec<String>, HostError> {
     Ok(names)
 }
 
-/// One shell line that gives functions to vfio-pci.
+/// The command that gives functions to vfio-pci.
 fn bind_command(functions: &[HostFunction]) -> String {
-    const DEVICES: &str = "/sys/bus/pci/devices";
     let sbdfs: Vec<_> = functions.iter().map(|f| f.sbdf.to_string()).collect();
-    let (open, subject, close) = match sbdfs.as_slice() {
-        [sbdf] => (String::new(), sbdf.clone(), ""),
-        _ => (
-            format!("for d in {}; do ", sbdfs.join(" ")),
-            "$d".to_owned(),
-            "; done",
-        ),
-    };
-    let unbind = if functions.iter().any(|f| f.driver.is_some()) {
-        format!(" && echo {subject} > {DEVICES}/{subject}/driver/unbind")
-    } else {
-        String::new()
-    };
-    format!(
-        "sudo sh -c 'modprobe vfio-pci; {open}echo vfio-pci > {DEVICES}/{subject}/driver_override\
-         {unbind} && echo {subject} > /sys/bus/pci/drivers_probe{close}'"
-    )
+    format!("sudo ferry bind {}", sbdfs.join(" "))
 }
 
 impl BindingObstacle {
@@ -169,6 +152,16 @@ impl BindingObstacle {
             Self::Duplicate { sbdf } => (
                 "a function can be in the guest once".to_owned(),
                 format!("leave one '--device host={sbdf}' out"),
+            ),
+            Self::Bridge {
+                function,
+                header_type: 0,
+            } => (
+                format!(
+                    "its class code {:06x} is that of a bridge, which stays with the host",
+                    function.class
+                ),
+                "choose another device, as they are listed by: ferry devices".to_owned(),
             ),
             Self::Bridge { header_type, .. } => (
                 format!("its header type is {header_type}; VFIO hands over endpoints (type 0)"),
@@ -232,7 +225,7 @@ mod tests {
     use crate::host::saved::{FakeLimits, GPU, NIC, ROOT_PORT, SavedHost};
 
     #[test]
-    fn igb_on_its_host_driver_gets_the_commands_and_the_interface_it_costs() {
+    fn igb_on_its_host_driver_gets_the_command_and_the_interface_it_costs() {
         let host = SavedHost::intel();
         host.function(NIC, Some("igb"), Some(16));
         host.file("sys/bus/pci/devices/0000:03:00.0/net/enp3s0/mtu", "1500");
@@ -240,15 +233,12 @@ mod tests {
             host.problem(&[NIC.0], &FakeLimits::generous()),
             "Ethernet controller 0000:03:00.0 [8086:10c9] is not bound to vfio-pci\n  \
              why: its driver is igb, the host uses it as enp3s0 and will lose that\n  \
-             fix: sudo sh -c 'modprobe vfio-pci; echo vfio-pci > \
-             /sys/bus/pci/devices/0000:03:00.0/driver_override && echo 0000:03:00.0 > \
-             /sys/bus/pci/devices/0000:03:00.0/driver/unbind && echo 0000:03:00.0 > \
-             /sys/bus/pci/drivers_probe'"
+             fix: sudo ferry bind 0000:03:00.0"
         );
     }
 
     #[test]
-    fn unbound_function_is_not_unbound_again() {
+    fn function_without_a_driver_and_the_missing_module_are_told() {
         let host = SavedHost::intel();
         host.remove("sys/bus/pci/devices/0000:03:00.0/driver");
         host.remove("sys/bus/pci/drivers/vfio-pci");
@@ -257,7 +247,6 @@ mod tests {
             text.contains("why: no driver holds it; the vfio-pci module is not loaded\n"),
             "{text}"
         );
-        assert!(!text.contains("unbind"), "{text}");
     }
 
     #[test]
@@ -282,15 +271,12 @@ mod tests {
             "IOMMU group 14 of 0000:01:00.0 is shared with devices the host drives\n  \
              why: the IOMMU can't tell them apart, so all go together: audio device 0000:01:00.1 \
              [10de:22ba] is on driver snd_hda_intel\n  \
-             fix: sudo sh -c 'modprobe vfio-pci; echo vfio-pci > \
-             /sys/bus/pci/devices/0000:01:00.1/driver_override && echo 0000:01:00.1 > \
-             /sys/bus/pci/devices/0000:01:00.1/driver/unbind && echo 0000:01:00.1 > \
-             /sys/bus/pci/drivers_probe'"
+             fix: sudo ferry bind 0000:01:00.1"
         );
     }
 
     #[test]
-    fn several_foreign_members_are_bound_in_one_loop() {
+    fn several_foreign_members_are_bound_by_one_command() {
         let host = SavedHost::intel();
         host.function(GPU, Some("vfio-pci"), Some(14));
         host.file("dev/vfio/14", "");
@@ -303,12 +289,7 @@ mod tests {
         let text = host.problem(&[GPU.0], &FakeLimits::generous());
         assert!(text.contains("; the host will lose usb0\n"), "{text}");
         assert!(
-            text.contains(
-                "for d in 0000:01:00.1 0000:01:00.2; do echo vfio-pci > \
-                 /sys/bus/pci/devices/$d/driver_override && echo $d > \
-                 /sys/bus/pci/devices/$d/driver/unbind && echo $d > /sys/bus/pci/drivers_probe; \
-                 done'"
-            ),
+            text.ends_with("fix: sudo ferry bind 0000:01:00.1 0000:01:00.2"),
             "{text}"
         );
         assert!(text.contains("snd_hda_intel; USB controller 0000:01:00.2"));

@@ -18,22 +18,8 @@ fn boots_with(device: &HostDevice) {
 
 /// The command that a host's owner is told for these devices, word for word.
 fn bind_command(devices: &[&HostDevice]) -> String {
-    const SYSFS: &str = "/sys/bus/pci/devices";
-    let one = |name: &str| {
-        format!(
-            "echo vfio-pci > {SYSFS}/{name}/driver_override && echo {name} > \
-             {SYSFS}/{name}/driver/unbind && echo {name} > /sys/bus/pci/drivers_probe"
-        )
-    };
     let addresses: Vec<_> = devices.iter().map(|device| device.address()).collect();
-    match addresses.as_slice() {
-        [address] => format!("sh -c 'modprobe vfio-pci; {}'", one(address)),
-        _ => format!(
-            "sh -c 'modprobe vfio-pci; for d in {}; do {}; done'",
-            addresses.join(" "),
-            one("$d")
-        ),
-    }
+    format!("ferry bind {}", addresses.join(" "))
 }
 
 #[test]
@@ -137,11 +123,7 @@ fn device_and_its_group_on_host_drivers_are_two_problems() {
     }
     let problems = assigning(&conventional[0]).refused(HOST_SET_UP);
     assert_eq!(problems.len(), 2, "{problems:#?}");
-    problems[0].tells(
-        conventional[0].address(),
-        "its driver is",
-        "driver_override",
-    );
+    problems[0].tells(conventional[0].address(), "its driver is", "ferry bind");
     problems[1].tells(
         "IOMMU group",
         conventional[1].address(),
@@ -167,11 +149,11 @@ fn several_problems_are_told_at_once_and_each_once() {
     ];
     let problems = Attempt::run(&run).refused(HOST_SET_UP);
     assert_eq!(problems.len(), 3, "{problems:#?}");
-    problems[0].tells(nic.address(), "its driver is", "driver_override");
+    problems[0].tells(nic.address(), "its driver is", "ferry bind");
     problems[1].tells(
         disk.address(),
         "its driver is nvme, the host uses it as nvme",
-        "driver_override",
+        "ferry bind",
     );
     problems[2].tells("no PCI device", "", "ferry devices --all");
 }

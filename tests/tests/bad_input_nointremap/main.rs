@@ -38,16 +38,8 @@ fn it_is_told_once_beside_the_device_on_its_host_driver() {
     let words = ["--device", &hosts[0], "--device", &hosts[1]];
     let problems = Attempt::run(&words).refused(HOST_SET_UP);
     assert_eq!(problems.len(), 3, "{problems:#?}");
-    problems[0].tells(
-        "is not bound to vfio-pci",
-        "its driver is",
-        "driver_override",
-    );
-    problems[1].tells(
-        "is not bound to vfio-pci",
-        "its driver is",
-        "driver_override",
-    );
+    problems[0].tells("is not bound to vfio-pci", "its driver is", "ferry bind");
+    problems[1].tells("is not bound to vfio-pci", "its driver is", "ferry bind");
     problems[2].tells("no interrupt remapping", "dmar0", "");
 }
 
