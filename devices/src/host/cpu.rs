@@ -45,6 +45,16 @@ impl HostRoot {
             .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
     }
 
+    /// How many bits a physical address of the CPU has: `address sizes : 46 bits physical, 48 bits virtual`.
+    pub(super) fn physical_bits(&self) -> Option<u32> {
+        let cpuinfo = self.text_or_empty("proc/cpuinfo");
+        let sizes = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("address sizes"))?;
+        let (_, sizes) = sizes.split_once(':')?;
+        sizes.split_whitespace().next()?.parse().ok()
+    }
+
     /// Value of the last `key=value` on the kernel's command line, the one that counts.
     pub(super) fn kernel_argument(&self, key: &str) -> Option<String> {
         self.text_or_empty("proc/cmdline")

@@ -172,7 +172,11 @@ impl HostRoot {
         })
     }
 
-    fn virtual_functions(&self, sbdf: HostSbdf) -> Result<Option<VirtualFunctions>, HostError> {
+    /// SR-IOV of a physical function.
+    pub(super) fn virtual_functions(
+        &self,
+        sbdf: HostSbdf,
+    ) -> Result<Option<VirtualFunctions>, HostError> {
         let directory = function::directory(sbdf);
         let Some(total) = self.count(directory.join("sriov_totalvfs"))? else {
             return Ok(None);

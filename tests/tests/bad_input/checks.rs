@@ -37,7 +37,8 @@ fn every_fact_is_good_for_a_device_that_a_guest_can_have() {
             "node",
             "reset",
             "interrupts",
-            "BARs"
+            "BARs",
+            "SR-IOV"
         ],
         "{checked:#?}"
     );

@@ -35,6 +35,7 @@ pub(super) fn check(
     reset(root, sbdf, findings);
     interrupts(root, sbdf, findings);
     bars(root, sbdf, findings);
+    virtual_functions(root, sbdf, findings);
     numa_node(root, sbdf, findings);
 }
 
@@ -252,16 +253,46 @@ fn bars(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {
         largest = size.max(largest);
         total = total.saturating_add(size);
     }
-    if total > 0 {
-        findings.tell(
+    if total == 0 {
+        return;
+    }
+    let fact = format!(
+        "{} KiB of memory, the largest {} KiB",
+        total >> 10,
+        largest >> 10
+    );
+    // They lie above guest RAM, at a multiple of the largest.
+    let needed = total.saturating_add(largest);
+    match root.physical_bits().filter(|bits| *bits < 64) {
+        Some(bits) if needed > 1 << bits => {
+            let why = format!("{fact}, and this CPU has addresses of {bits} bits only");
+            let remedy = "make the largest smaller where the device can (resizable BAR), as told by: lspci -vv";
+            findings.problem("BARs", &Problem::new("", why, remedy));
+        }
+        _ => findings.tell(Mark::Good, "BARs", fact),
+    }
+}
+
+/// Virtual functions: how many it has, or whose it is one of.
+fn virtual_functions(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {
+    const TOPIC: &str = "SR-IOV";
+    match root.virtual_functions(sbdf) {
+        Ok(Some(some)) => findings.tell(
             Mark::Good,
-            "BARs",
-            format!(
-                "{} KiB of memory, the largest {} KiB",
-                total >> 10,
-                largest >> 10
-            ),
-        );
+            TOPIC,
+            format!("{} of {} virtual functions", some.enabled, some.total),
+        ),
+        Ok(None) => {
+            let physical = root.link_name(function::directory(sbdf).join("physfn"));
+            if let Ok(Some(physical)) = physical {
+                findings.tell(
+                    Mark::Good,
+                    TOPIC,
+                    format!("a virtual function of {physical}"),
+                );
+            }
+        }
+        Err(error) => findings.unreadable(TOPIC, &error),
     }
 }
 

@@ -205,3 +205,44 @@ fn a_device_without_reset_or_with_a_shared_line_is_worth_knowing() {
     assert_eq!((topic, mark), ("interrupts", Mark::Caution));
     assert!(fact.contains("IRQ 21 with ehci_hcd:usb1"), "{fact}");
 }
+
+#[test]
+fn bars_that_the_cpu_has_no_addresses_for_are_bad() {
+    let host = host();
+    let bar = |size: u64| {
+        format!(
+            "{:#x} {:#x} {:#x}\n",
+            1_u64 << 40,
+            (1_u64 << 40) + size - 1,
+            0x14_220c
+        )
+    };
+    host.file(
+        "proc/cpuinfo",
+        "vendor_id\t: GenuineIntel\naddress sizes\t: 39 bits physical, 48 bits virtual\n",
+    );
+    let resource = "sys/bus/pci/devices/0000:03:00.0/resource";
+    host.file(resource, bar(128 * GIB));
+    assert_eq!(complaints(&host, &[NIC.0]), []);
+    host.file(resource, bar(512 * GIB));
+    let (topic, mark, fact) = only(&host, &[NIC.0]);
+    assert_eq!((topic, mark), ("BARs", Mark::Bad));
+    assert!(fact.contains("39 bits"), "{fact}");
+}
+
+#[test]
+fn virtual_functions_are_told_from_physical_ones() {
+    let host = host();
+    let sriov = |host: &SavedHost| {
+        let all = findings(host, &[NIC.0], &FakeLimits::generous());
+        let found = all.into_iter().find(|finding| finding.topic == "SR-IOV");
+        found.map(|finding| finding.fact)
+    };
+    assert_eq!(sriov(&host), None);
+    let directory = "sys/bus/pci/devices/0000:03:00.0";
+    host.link(&format!("{directory}/physfn"), "../0000:02:00.0");
+    assert_eq!(sriov(&host).unwrap(), "a virtual function of 0000:02:00.0");
+    host.file(&format!("{directory}/sriov_totalvfs"), "7\n");
+    host.file(&format!("{directory}/sriov_numvfs"), "2\n");
+    assert_eq!(sriov(&host).unwrap(), "2 of 7 virtual functions");
+}
