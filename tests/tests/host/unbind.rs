@@ -1,0 +1,82 @@
+//! Devices that are given back, and those that can't be.
+
+use crate::{HOST_SET_UP, driver_override, is_back, quietly, record, tells};
+use std::fs;
+use tests::site::{self, Kernel};
+use tests::{Attempt, BOOT, Rebound, Run, until};
+
+#[test]
+fn device_on_its_host_driver_is_not_unbound() {
+    let nic = site::device("nic");
+    let driver = nic.driver().unwrap();
+    let problem = Attempt::ferry(&["unbind", nic.address()]).refused_for_one(HOST_SET_UP);
+    problem.tells(
+        &format!("{} [", nic.address()),
+        &format!("its driver is {driver}"),
+        "ferry devices",
+    );
+    assert!(problem.what.ends_with("is not on vfio-pci"), "{problem:?}");
+}
+
+#[test]
+fn device_that_another_bound_gets_its_default_driver() {
+    let nic = site::device("nic");
+    let driver = nic.driver().unwrap();
+    let _assigned = nic.assign();
+    let output = quietly(&["unbind", nic.address()]);
+    tells(output.trim_end(), &nic, &format!("vfio-pci -> {driver}"));
+    is_back(&nic, &driver);
+}
+
+#[test]
+fn bind_that_was_cut_short_is_undone() {
+    let nic = site::device("nic");
+    let driver = nic.driver().unwrap();
+    let _back = Rebound(nic.clone());
+    quietly(&["bind", nic.address()]);
+    // Between one driver and the other.
+    fs::write("/sys/bus/pci/drivers/vfio-pci/unbind", nic.address()).unwrap();
+    assert_eq!(nic.driver(), None);
+    assert_eq!(driver_override(&nic).as_deref(), Some("vfio-pci"));
+    let output = quietly(&["unbind", nic.address()]);
+    tells(output.trim_end(), &nic, &format!("no driver -> {driver}"));
+    is_back(&nic, &driver);
+}
+
+#[test]
+fn device_that_a_guest_has_is_left_to_it() {
+    let nic = site::device("nic");
+    let driver = nic.driver().unwrap();
+    let _back = Rebound(nic.clone());
+    quietly(&["bind", nic.address()]);
+    let run = Run::new(Kernel::Elf)
+        .without_input()
+        .option("--device", format!("host={}", nic.address()))
+        .option("--serial", "none");
+    let mut holder = run.start();
+    // One that runs: before, a signal ends it without more ado.
+    let threads = format!("/proc/{}/task", holder.pid());
+    until("a running guest", BOOT, || {
+        let comm = |entry: std::io::Result<fs::DirEntry>| {
+            fs::read_to_string(entry.ok()?.path().join("comm")).ok()
+        };
+        let mut names = fs::read_dir(&threads).ok()?.filter_map(comm);
+        names.any(|name| name.starts_with("vcpu")).then_some(())
+    });
+
+    let problem = Attempt::ferry(&["unbind", nic.address()]).refused_for_one(HOST_SET_UP);
+    problem.tells(
+        &format!("{} [", nic.address()),
+        &format!("ferry (pid {}) has", holder.pid()),
+        "stop it first",
+    );
+    assert!(problem.what.ends_with("is in use"), "{problem:?}");
+    assert!(record(&nic).exists());
+    // To bind it again is no harm.
+    quietly(&["bind", nic.address()]);
+
+    problem.paste();
+    assert_eq!(holder.exit(BOOT), 10, "{}", holder.state());
+    quietly(&["unbind", nic.address()]);
+    is_back(&nic, &driver);
+}
