@@ -328,9 +328,8 @@ fn greeting(topology: &Topology) -> String {
     format!(
         "\nThis is L1, an emulated PC of topology \"{}\". Nothing you do here reaches the host.\n\n{inventory}\n\
          Take the first card from the host, and give it to a guest:\n  \
-         D=0000:01:00.0; echo vfio-pci > /sys/bus/pci/devices/$D/driver_override\n  \
-         echo $D > /sys/bus/pci/devices/$D/driver/unbind; echo $D > /sys/bus/pci/drivers_probe\n  \
-         ferry run --device host=$D --kernel $FERRY_VMLINUX --initramfs $FERRY_INITRAMFS \\\n    \
+         ferry bind 01:00.0\n  \
+         ferry run --device host=01:00.0 --kernel $FERRY_VMLINUX --initramfs $FERRY_INITRAMFS \\\n    \
          --cmdline 'console=ttyS0 quiet ferry.modules=igb'\n\
          In the guest: ip link. Leave it with: exit (powers off), or Ctrl-A x\n\n\
          Leave with: exit\n\n",
