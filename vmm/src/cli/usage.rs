@@ -162,6 +162,20 @@ mod tests {
             "write --no-reboot",
         );
         tells(
+            "ferry rnu",
+            "ferry rnu is not understood",
+            "did you mean 'ferry run'?",
+        );
+        tells(
+            "ferry start",
+            "ferry start is not understood",
+            "a guest is started by: ferry run --kernel PATH",
+        );
+    }
+
+    #[test]
+    fn help_is_that_of_the_command_that_was_typed() {
+        tells(
             "ferry unbind --frob 01:00.0",
             "--frob is not understood",
             "all options are listed by: ferry unbind --help",
@@ -175,16 +189,6 @@ mod tests {
             "ferry bnd 01:00.0",
             "ferry bnd is not understood",
             "did you mean 'ferry bind'?",
-        );
-        tells(
-            "ferry rnu",
-            "ferry rnu is not understood",
-            "did you mean 'ferry run'?",
-        );
-        tells(
-            "ferry start",
-            "ferry start is not understood",
-            "a guest is started by: ferry run --kernel PATH",
         );
     }
 
