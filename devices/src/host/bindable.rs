@@ -1,7 +1,7 @@
 //! Which functions `ferry bind` takes from the host, and which it leaves there.
 
 use super::binding::BindingObstacle;
-use super::function::HostFunction;
+use super::function::{self, HostFunction};
 use super::iommu::{self, IommuObstacle};
 use super::problem::Problem;
 use super::root::{HostError, HostRoot};
@@ -42,6 +42,14 @@ pub enum BindRefusal {
         /// What for; not empty.
         uses: Vec<HostUse>,
     },
+    /// It has virtual functions, which go with its driver; one that a guest has would be waited for.
+    #[error("{function} has virtual functions, which would go with its driver")]
+    HasVirtualFunctions {
+        /// The physical function.
+        function: HostFunction,
+        /// How many.
+        count: u64,
+    },
 }
 
 /// The functions that have to be on vfio-pci for a request, each once, as given and then the others of
@@ -71,18 +79,8 @@ pub fn bindable(
             Err(error) => refusals.push(error.into()),
         }
     }
-    for function in &wanted {
-        if request.force || function.on_vfio() {
-            continue;
-        }
-        match root.host_uses(function.sbdf) {
-            Ok(uses) if uses.is_empty() => {}
-            Ok(uses) => refusals.push(BindRefusal::InUse {
-                function: function.clone(),
-                uses,
-            }),
-            Err(error) => refusals.push(error.into()),
-        }
+    for function in wanted.iter().filter(|function| !function.on_vfio()) {
+        refusals.extend(needed(root, function, request.force).err());
     }
     if refusals.is_empty() {
         Ok(wanted)
@@ -109,6 +107,29 @@ fn endpoint(root: &HostRoot, sbdf: HostSbdf) -> Result<HostFunction, BindRefusal
         return Err(iommu::explain_absence(root, sbdf)?.into());
     }
     Ok(function)
+}
+
+/// Whether the host can do without a function's driver.
+fn needed(root: &HostRoot, function: &HostFunction, force: bool) -> Result<(), BindRefusal> {
+    let attribute = function::directory(function.sbdf).join("sriov_numvfs");
+    let count = root.count(attribute)?.unwrap_or(0);
+    if count > 0 {
+        return Err(BindRefusal::HasVirtualFunctions {
+            function: function.clone(),
+            count,
+        });
+    }
+    if force {
+        return Ok(());
+    }
+    let uses = root.host_uses(function.sbdf)?;
+    if uses.is_empty() {
+        return Ok(());
+    }
+    Err(BindRefusal::InUse {
+        function: function.clone(),
+        uses,
+    })
 }
 
 /// Members whose drivers keep VFIO from the groups of `wanted`. Those without a driver, or with one that
@@ -147,6 +168,15 @@ impl BindRefusal {
                 let why: Vec<_> = uses.iter().map(HostUse::to_string).collect();
                 Problem::new(self.to_string(), why.join("; "), free(function.sbdf, uses))
             }
+            Self::HasVirtualFunctions { function, count } => Problem::new(
+                self.to_string(),
+                format!("it has {count} now"),
+                format!(
+                    "give a guest one of them, or take them away first: sudo sh -c 'echo 0 > \
+                     /sys/bus/pci/devices/{}/sriov_numvfs'",
+                    function.sbdf
+                ),
+            ),
         }
     }
 }
@@ -263,6 +293,32 @@ mod tests {
             ..request(&root_port)
         };
         assert!(bindable(&host, &port).is_err());
+    }
+
+    #[test]
+    fn physical_function_keeps_its_driver_while_it_has_virtual_ones() {
+        let host = SavedHost::intel();
+        host.function(NIC, Some("igb"), Some(16));
+        let attribute = "sys/bus/pci/devices/0000:03:00.0/sriov_numvfs";
+        host.file(attribute, "2\n");
+        let nic = [sbdf(NIC.0)];
+        let forced = BindRequest {
+            force: true,
+            ..request(&nic)
+        };
+        let refusals = bindable(&host, &forced).unwrap_err();
+        assert_eq!(
+            refusals,
+            [
+                "Ethernet controller 0000:03:00.0 [8086:10c9] has virtual functions, which would go with its \
+                 driver\n  \
+                 why: it has 2 now\n  \
+                 fix: give a guest one of them, or take them away first: sudo sh -c 'echo 0 > \
+                 /sys/bus/pci/devices/0000:03:00.0/sriov_numvfs'"
+            ]
+        );
+        host.file(attribute, "0\n");
+        assert_eq!(bindable(&host, &forced).unwrap(), [NIC.0]);
     }
 
     #[test]

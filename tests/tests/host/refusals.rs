@@ -41,6 +41,43 @@ fn user_without_rights_is_told_to_be_root() {
     is_back(&nic, &driver);
 }
 
+#[test]
+fn two_do_not_bind_at_once() {
+    const LOCK: &str = "/run/ferry/bound/lock";
+    let nic = site::device("nic");
+    shell("mkdir -p /run/ferry/bound");
+    for command in ["bind", "unbind"] {
+        let attempt = Attempt::ferry(&[command, nic.address()]).through(&["flock", LOCK]);
+        let problem = attempt.refused_for_one(HOST_SET_UP);
+        problem.tells("another ferry binds or unbinds devices", LOCK, "fuser");
+    }
+}
+
+#[test]
+fn card_with_virtual_functions_is_bound_after_the_command() {
+    let nic = site::device("nic");
+    let driver = nic.driver().unwrap();
+    let _back = Rebound(nic.clone());
+    let folder = nic.folder();
+    let count = folder.join("sriov_numvfs");
+    // No driver of the host's takes it.
+    std::fs::write(folder.join("sriov_drivers_autoprobe"), "0").unwrap();
+    std::fs::write(&count, "1").unwrap();
+    let attempt = Attempt::ferry(&["bind", "--force", nic.address()]);
+    let problem = attempt.refused_for_one(HOST_SET_UP);
+    problem.tells(
+        "has virtual functions, which would go with its driver",
+        "1",
+        "sriov_numvfs",
+    );
+    problem.paste();
+    assert_eq!(std::fs::read_to_string(&count).unwrap().trim(), "0");
+    std::fs::write(folder.join("sriov_drivers_autoprobe"), "1").unwrap();
+    quietly(&["bind", nic.address()]);
+    quietly(&["unbind", nic.address()]);
+    is_back(&nic, &driver);
+}
+
 /// The disk is swap space as long as this is there.
 struct Swap<'a>(&'a str);
 
