@@ -82,14 +82,17 @@ impl Peer {
         }
     }
 
-    /// Waits until the host's card has a link.
+    /// Waits until the host's card has a link and sends what it is given.
     #[track_caller]
-    pub fn wait_for_carrier(&self) {
-        let carrier = format!("/sys/class/net/{}/carrier", self.device.interface());
+    pub fn wait_for_link(&self) {
+        let interface = self.device.interface();
+        let state = format!("/sys/class/net/{interface}/operstate");
         until("a link on the host's side of the wire", MOMENT, || {
-            let up = fs::read_to_string(&carrier).is_ok_and(|text| text.trim() == "1");
+            let up = fs::read_to_string(&state).is_ok_and(|text| text.trim() == "up");
             up.then_some(())
         });
+        // For the same reason as in the guest.
+        command(&["ip", "link", "set", &interface, "up"]);
     }
 
     /// Gives the guest's network card its address and waits for the link.
@@ -102,11 +105,14 @@ impl Peer {
         guest.ok(&format!(
             "ip addr add {address}/24 dev {interface} && ip link set {interface} up"
         ));
-        let carrier = format!("cat /sys/class/net/{interface}/carrier");
+        let state = format!("cat /sys/class/net/{interface}/operstate");
         until("a link on the guest's side of the wire", MOMENT, || {
-            (guest.run(&carrier).text == "1\n").then_some(())
+            (guest.run(&state).text == "up\n").then_some(())
         });
-        self.wait_for_carrier();
+        // With the carrier there, packets are still dropped until the kernel has activated the queue, which it does right
+        // behind "up" under the lock that this waits for (linkwatch_do_dev of net/core/link_watch.c).
+        guest.ok(&format!("ip link set {interface} up"));
+        self.wait_for_link();
     }
 
     /// Lets the guest ping the host and gives what `ping` printed.
@@ -127,7 +133,7 @@ impl Peer {
     pub fn ping_from(&self, device: &HostDevice) {
         let interface = device.interface();
         let (host, guest) = (&self.host, &self.guest);
-        self.wait_for_carrier();
+        self.wait_for_link();
         // The namespace lasts as long as a process is in it. /sys shows the devices of the old one.
         let script = format!(
             "unshare --net sleep infinity & holder=$!
@@ -139,9 +145,10 @@ impl Peer {
                 inside ip address add {guest}/24 dev {interface} &&
                 inside ip link set {interface} up || return
                 for try in $(seq 300); do
-                    inside ip link show {interface} | grep -q LOWER_UP && break
+                    inside ip link show {interface} | grep -q 'state UP' && break
                     sleep 0.1
                 done
+                inside ip link set {interface} up
                 inside ping -c 5 -i 0.2 -W 2 {host}
             }}
             ip link set {interface} netns $holder && use

@@ -282,7 +282,7 @@ fn connect(
     };
     guest.run("ip link set eth0 up", page)?;
     let wait =
-        "timeout 30 sh -c 'until grep -qs 1 /sys/class/net/eth0/carrier; do sleep 0.2; done'";
+        "timeout 30 sh -c 'until grep -qs up /sys/class/net/eth0/operstate; do sleep 0.2; done'";
     if guest.run(wait, page)?.status != 0 {
         bail!(
             "the card has no link within 30 s\n  why: no cable, or nothing at its other end\n  fix: check the wire"
