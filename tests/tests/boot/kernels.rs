@@ -26,10 +26,16 @@ fn elf_vmlinux_is_entered_by_pvh() {
 
 #[test]
 fn kaslr_moves_the_kernel_from_boot_to_boot() {
-    for answers in [small(), large()] {
+    let kernels = [small(), large(), older()];
+    for answers in kernels {
         assert!(!answers.cmdline.contains("nokaslr"), "{}", answers.cmdline);
     }
-    assert_ne!(small().text, large().text);
+    // Two of them may meet: there are some 500 places.
+    let places = kernels.map(|answers| answers.text);
+    assert!(
+        places.iter().any(|place| *place != places[0]),
+        "{places:#x?}"
+    );
     // An ELF file lies where it was linked: this shows that the addresses tell something.
     assert_eq!(many().text, 0xffff_ffff_8100_0000);
 }
