@@ -15,10 +15,12 @@ mod error;
 #[cfg(test)]
 mod kernel;
 mod record;
+mod virtual_functions;
 
 pub use binder::{BindFailure, Binder, VFIO_PCI};
 pub use error::DriverError;
 pub use record::{BoundRecord, BoundRecords, Owner};
+pub use virtual_functions::{VirtualFunctionsError, set_virtual_functions};
 
 use crate::host::HostRoot;
 use std::fs::OpenOptions;

@@ -172,8 +172,7 @@ impl BindRefusal {
                 self.to_string(),
                 format!("it has {count} now"),
                 format!(
-                    "give a guest one of them, or take them away first: sudo sh -c 'echo 0 > \
-                     /sys/bus/pci/devices/{}/sriov_numvfs'",
+                    "give a guest one of them, or take them away first: sudo ferry vf set {} 0",
                     function.sbdf
                 ),
             ),
@@ -313,8 +312,7 @@ mod tests {
                 "Ethernet controller 0000:03:00.0 [8086:10c9] has virtual functions, which would go with its \
                  driver\n  \
                  why: it has 2 now\n  \
-                 fix: give a guest one of them, or take them away first: sudo sh -c 'echo 0 > \
-                 /sys/bus/pci/devices/0000:03:00.0/sriov_numvfs'"
+                 fix: give a guest one of them, or take them away first: sudo ferry vf set 0000:03:00.0 0"
             ]
         );
         host.file(attribute, "0\n");

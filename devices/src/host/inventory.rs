@@ -172,11 +172,40 @@ impl HostRoot {
         })
     }
 
-    /// SR-IOV of a physical function.
-    pub(super) fn virtual_functions(
-        &self,
-        sbdf: HostSbdf,
-    ) -> Result<Option<VirtualFunctions>, HostError> {
+    /// The virtual functions of a physical one, in the order of their numbers.
+    ///
+    /// # Errors
+    /// When the function's folder can't be read.
+    pub fn virtual_functions_of(&self, sbdf: HostSbdf) -> Result<Vec<HostSbdf>, HostError> {
+        let directory = function::directory(sbdf);
+        let names = self.names(&directory)?;
+        let mut numbers: Vec<u32> = names
+            .iter()
+            .filter_map(|name| name.strip_prefix("virtfn")?.parse().ok())
+            .collect();
+        numbers.sort_unstable();
+        let mut found = Vec::new();
+        for number in numbers {
+            let target = self.link_name(directory.join(format!("virtfn{number}")))?;
+            found.extend(target.and_then(|name| name.parse::<HostSbdf>().ok()));
+        }
+        Ok(found)
+    }
+
+    /// The physical function of a virtual one.
+    ///
+    /// # Errors
+    /// When the link can't be read.
+    pub fn physical_function(&self, sbdf: HostSbdf) -> Result<Option<HostSbdf>, HostError> {
+        let target = self.link_name(function::directory(sbdf).join("physfn"))?;
+        Ok(target.and_then(|name| name.parse().ok()))
+    }
+
+    /// SR-IOV of a physical function; `None` if it is none.
+    ///
+    /// # Errors
+    /// When a count can't be read.
+    pub fn virtual_functions(&self, sbdf: HostSbdf) -> Result<Option<VirtualFunctions>, HostError> {
         let directory = function::directory(sbdf);
         let Some(total) = self.count(directory.join("sriov_totalvfs"))? else {
             return Ok(None);

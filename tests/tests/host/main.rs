@@ -1,4 +1,4 @@
-//! What Ferry changes on the host, and puts back: `ferry bind` and `ferry unbind`.
+//! What Ferry changes on the host, and puts back: `ferry bind` and `ferry unbind`, `ferry vf`.
 #![expect(
     clippy::unwrap_used,
     reason = "outside of test functions, too, a fact that is missing fails the test"
@@ -7,6 +7,7 @@
 mod bind;
 mod refusals;
 mod unbind;
+mod virtual_functions;
 
 use std::path::PathBuf;
 use tests::{Attempt, HostDevice, MOMENT};

@@ -68,7 +68,7 @@ fn card_with_virtual_functions_is_bound_after_the_command() {
     problem.tells(
         "has virtual functions, which would go with its driver",
         "1",
-        "sriov_numvfs",
+        "ferry vf set",
     );
     problem.paste();
     assert_eq!(std::fs::read_to_string(&count).unwrap().trim(), "0");

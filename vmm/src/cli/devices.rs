@@ -1,6 +1,6 @@
 //! `ferry devices`: what this host has for a guest.
 
-mod table;
+pub(super) mod table;
 
 use super::{Exit, Failure};
 use devices::host::{HostRoot, ListedFunction, PciNames, Standing};

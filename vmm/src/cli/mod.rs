@@ -10,6 +10,7 @@ mod size;
 mod suggest;
 mod unbind;
 mod usage;
+mod vf;
 
 use ::devices::host::Problem;
 use ::devices::pci::HostSbdf;
@@ -37,6 +38,7 @@ enum Command {
     Devices(devices::Arguments),
     Bind(bind::Arguments),
     Unbind(unbind::Arguments),
+    Vf(vf::Arguments),
 }
 
 /// Ferry's own exit codes. They are even: a guest's status from the debug-exit port is odd.
@@ -106,6 +108,7 @@ pub(crate) fn main(start: Instant) -> ExitCode {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Bind(arguments) => bind::run(&arguments),
         Command::Unbind(arguments) => unbind::run(&arguments),
+        Command::Vf(arguments) => vf::run(&arguments),
     };
     result.unwrap_or_else(Failure::report)
 }

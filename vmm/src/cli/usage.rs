@@ -5,7 +5,9 @@ use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use devices::host::Problem;
 
 /// The commands that there are.
-const COMMANDS: [&str; 6] = ["run", "check", "devices", "bind", "unbind", "help"];
+const COMMANDS: [&str; 7] = ["run", "check", "devices", "bind", "unbind", "vf", "help"];
+/// Those of `ferry vf`.
+const OF_VF: [&str; 2] = ["set", "list"];
 
 /// The problem that `error` tells of; none where it is no error but help or the version.
 pub(super) fn problem(error: &Error) -> Option<Problem> {
@@ -20,7 +22,17 @@ pub(super) fn problem(error: &Error) -> Option<Problem> {
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => return None,
         ErrorKind::UnknownArgument => unknown(error, &option, listed),
+        ErrorKind::InvalidSubcommand if command == "vf" => Problem::new(
+            "the command line is not understood",
+            format!("ferry vf is followed by {}", OF_VF.join(" or ")),
+            "write, for example: ferry vf list 01:00.0",
+        ),
         ErrorKind::InvalidSubcommand => no_command(&word(ContextKind::InvalidSubcommand)),
+        ErrorKind::MissingRequiredArgument if option.contains("<COUNT>") => Problem::new(
+            format!("{option} is missing"),
+            "ferry vf set is told a device and how many virtual functions it is to have",
+            "write, for example: ferry vf set 01:00.0 2",
+        ),
         ErrorKind::MissingRequiredArgument if option.starts_with('<') => Problem::new(
             "no device is given",
             format!("ferry {command} is told which by their addresses"),
@@ -86,16 +98,18 @@ fn text(error: &Error, kind: ContextKind) -> Option<String> {
 }
 
 /// The command whose usage clap would show: `Usage: ferry bind [OPTIONS] <BDF>...`.
-fn command(error: &Error) -> &'static str {
+fn command(error: &Error) -> String {
     let usage = match error.get(ContextKind::Usage) {
         Some(ContextValue::StyledStr(usage)) => usage.to_string(),
         _ => String::new(),
     };
-    let word = usage.split_whitespace().nth(2).unwrap_or_default();
-    COMMANDS
-        .into_iter()
-        .find(|command| *command == word)
-        .unwrap_or("run")
+    let mut words = usage.split_whitespace().skip(2);
+    let mut next = |known: &[&str]| words.next().filter(|word| known.contains(word));
+    match next(&COMMANDS) {
+        Some("vf") => next(&OF_VF).map_or("vf".to_owned(), |of_vf| format!("vf {of_vf}")),
+        Some(command) => command.to_owned(),
+        None => "run".to_owned(),
+    }
 }
 
 /// The first line of clap's own text.
@@ -189,6 +203,30 @@ mod tests {
             "ferry bnd 01:00.0",
             "ferry bnd is not understood",
             "did you mean 'ferry bind'?",
+        );
+    }
+
+    #[test]
+    fn commands_of_vf_are_told_apart() {
+        tells(
+            "ferry vf set 01:00.0",
+            "<COUNT> is missing",
+            "write, for example: ferry vf set 01:00.0 2",
+        );
+        tells(
+            "ferry vf list",
+            "no device is given",
+            "ferry vf list 01:00.0; all addresses are listed by: ferry devices",
+        );
+        tells(
+            "ferry vf set 01:00.0 2 --frob",
+            "--frob is not understood",
+            "all options are listed by: ferry vf set --help",
+        );
+        tells(
+            "ferry vf make",
+            "the command line is not understood",
+            "write, for example: ferry vf list 01:00.0",
         );
     }
 

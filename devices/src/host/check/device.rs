@@ -283,8 +283,7 @@ fn virtual_functions(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {
             format!("{} of {} virtual functions", some.enabled, some.total),
         ),
         Ok(None) => {
-            let physical = root.link_name(function::directory(sbdf).join("physfn"));
-            if let Ok(Some(physical)) = physical {
+            if let Ok(Some(physical)) = root.physical_function(sbdf) {
                 findings.tell(
                     Mark::Good,
                     TOPIC,

@@ -15,7 +15,11 @@ const HEADINGS: [&str; 8] = [
 const YIELDING: [(usize, usize); 2] = [(1, 8), (4, 5)];
 
 /// Two lines and more a function, a line of headings above them and one about what is left out below.
-pub(super) fn table(shown: &[&ListedFunction], names: &PciNames, left_out: usize) -> String {
+pub(in crate::cli) fn table(
+    shown: &[&ListedFunction],
+    names: &PciNames,
+    left_out: usize,
+) -> String {
     let short = shown
         .iter()
         .all(|listed| short(listed.function.sbdf).is_some());
