@@ -18,6 +18,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+const FOLDER: &str = "run/ferry/bound";
+
 /// What a function was before it was bound to vfio-pci.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoundRecord {
@@ -82,6 +84,23 @@ impl BoundRecord {
 }
 
 impl Owner {
+    /// The process `pid` of now; `None` if there is none.
+    #[must_use]
+    pub fn of(root: &HostRoot, pid: u32) -> Option<Self> {
+        const START: usize = 22;
+        let stat = root.text_or_empty(format!("proc/{pid}/stat"));
+        // The second field is a name in parentheses, which may hold anything.
+        let (_, behind) = stat.rsplit_once(')')?;
+        let start = behind.split_whitespace().nth(START - 3)?.parse().ok()?;
+        Some(Self { pid, start })
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn runs(self, root: &HostRoot) -> bool {
+        Self::of(root, self.pid) == Some(self)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (pid, start) = text.split_once(' ')?;
         Some(Self {
@@ -105,7 +124,7 @@ impl BoundRecords {
     /// When the host does not tell which boot it is.
     pub fn of(root: &HostRoot) -> Result<Self, HostError> {
         Ok(Self {
-            folder: root.path("run/ferry/bound"),
+            folder: root.path(FOLDER),
             boot_id: root
                 .text("proc/sys/kernel/random/boot_id")?
                 .unwrap_or_default(),
@@ -145,6 +164,21 @@ impl BoundRecords {
         let record =
             BoundRecord::parse(&text).map_err(|fault| DriverError::BadRecord { path, fault })?;
         Ok(Some(record).filter(|record| record.boot_id == self.boot_id))
+    }
+
+    /// Functions that were bound for a process that has ended without giving them back. What can't be read is left out.
+    ///
+    /// # Errors
+    /// When the folder can't be listed.
+    pub fn stale(&self, root: &HostRoot) -> Result<Vec<HostSbdf>, HostError> {
+        let names = root.names(FOLDER)?;
+        let stale = names.iter().filter_map(|name| {
+            let sbdf = name.parse().ok()?;
+            let record = self.read(sbdf).ok()??;
+            let ended = record.owner.is_some_and(|owner| !owner.runs(root));
+            ended.then_some(sbdf)
+        });
+        Ok(stale.collect())
     }
 
     /// A record of the present boot for a function that has `driver` and `driver_override` now. If one
@@ -218,7 +252,7 @@ impl BoundRecords {
 mod tests {
     use super::super::kernel::{BOOT_ID, Kernel};
     use super::*;
-    use crate::host::saved::{NIC, sbdf};
+    use crate::host::saved::{NIC, SavedHost, sbdf};
 
     fn record() -> BoundRecord {
         BoundRecord {
@@ -304,5 +338,31 @@ mod tests {
         assert!(matches!(records.lock(), Err(DriverError::Busy { .. })));
         drop(held);
         records.lock().unwrap();
+    }
+
+    #[test]
+    fn what_a_process_that_is_gone_has_left_is_stale() {
+        let host = SavedHost::intel();
+        host.file("proc/sys/kernel/random/boot_id", "here\n");
+        let stat = |start| {
+            format!(
+                "4711 (fer) ry) S 1 4711 4711 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 3 0 {start} 5 6\n"
+            )
+        };
+        host.file("proc/4711/stat", stat(123));
+        let root = host.root();
+        let owner = Owner::of(&root, 4711).unwrap();
+        assert_eq!(owner.start, 123);
+        let records = BoundRecords::of(&root).unwrap();
+        for (address, owner) in [("0000:03:00.0", Some(owner)), ("0000:01:00.0", None)] {
+            let record = records.begin(sbdf(address), None, None, owner).unwrap();
+            records.write(sbdf(address), &record).unwrap();
+        }
+        assert_eq!(records.stale(&root).unwrap(), []);
+        // Another process has the number now.
+        host.file("proc/4711/stat", stat(124));
+        assert_eq!(records.stale(&root).unwrap(), [sbdf("0000:03:00.0")]);
+        host.remove("proc/4711/stat");
+        assert_eq!(records.stale(&root).unwrap(), [sbdf("0000:03:00.0")]);
     }
 }

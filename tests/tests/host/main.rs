@@ -5,6 +5,7 @@
 )]
 
 mod bind;
+mod managed;
 mod refusals;
 mod unbind;
 mod virtual_functions;

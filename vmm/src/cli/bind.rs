@@ -1,7 +1,7 @@
 //! `ferry bind`: functions of the host go to vfio-pci.
 
 use super::{Exit, Failure, address};
-use devices::driver::{Binder, BoundRecords, VFIO_PCI};
+use devices::driver::{Binder, BoundRecords, DriverError, VFIO_PCI};
 use devices::host::{
     BindRefusal, BindRequest, HostFunction, HostRoot, PciNames, Problem, bindable,
 };
@@ -10,10 +10,13 @@ use std::env;
 use std::fs::File;
 use std::io::{self, Write};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How long VFIO's node may take to appear. The kernel makes it at once; udev may be slow to rename.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often one that waits for another looks.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// Take devices from the host and give them to vfio-pci, so that a guest can have them
 #[derive(clap::Args)]
@@ -35,7 +38,7 @@ pub(super) struct Arguments {
 /// Binds, and says what went where.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let devices = addresses(&arguments.devices)?;
-    let work = Work::begin("bind")?;
+    let work = Work::begin("bind", Duration::ZERO)?;
     let request = BindRequest {
         functions: &devices,
         groups: arguments.group,
@@ -71,8 +74,8 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Of a command that the user typed.
-    pub(super) fn begin(command: &str) -> Result<Self, Failure> {
+    /// Of a command that the user typed, which waits `patience` for another to end.
+    pub(super) fn begin(command: &str, patience: Duration) -> Result<Self, Failure> {
         let user = rustix::process::geteuid();
         if !user.is_root() {
             let words: Vec<_> = env::args().skip(1).collect();
@@ -87,9 +90,7 @@ impl Work {
         }
         let root = HostRoot::system();
         let records = BoundRecords::of(&root).map_err(|error| host_problem(error.problem()))?;
-        let lock = records
-            .lock()
-            .map_err(|error| host_problem(error.problem()))?;
+        let lock = lock(&records, patience).map_err(|error| host_problem(error.problem()))?;
         Ok(Self {
             root,
             records,
@@ -103,6 +104,16 @@ impl Work {
             attributes: &self.root,
             records: &self.records,
             patience: PATIENCE,
+        }
+    }
+}
+
+fn lock(records: &BoundRecords, patience: Duration) -> Result<File, DriverError> {
+    let end = Instant::now() + patience;
+    loop {
+        match records.lock() {
+            Err(DriverError::Busy { .. }) if Instant::now() < end => thread::sleep(GLANCE),
+            locked => return locked,
         }
     }
 }
@@ -183,7 +194,7 @@ fn tell_of_others(root: &HostRoot, functions: &[HostFunction]) {
 }
 
 /// The driver comes with its container and IOMMU backend.
-fn load_vfio_pci(root: &HostRoot) -> Result<(), Problem> {
+pub(super) fn load_vfio_pci(root: &HostRoot) -> Result<(), Problem> {
     if root.path("sys/bus/pci/drivers/vfio-pci").exists() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! `--device host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH][,on-error=…][,request-timeout=…]`.
+//! `--device host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH][,managed=on|off][,on-error=…][,request-timeout=…]`.
 
 use super::removal::RemovalKeys;
 use super::shown;
@@ -11,7 +11,15 @@ use std::io::Read;
 use vmm::spec::{DeviceRequest, PlacementError};
 
 /// The keys that Ferry knows.
-const KEYS: [&str; 6] = ["host", "id", "addr", "rom", "on-error", "request-timeout"];
+const KEYS: [&str; 7] = [
+    "host",
+    "id",
+    "addr",
+    "rom",
+    "managed",
+    "on-error",
+    "request-timeout",
+];
 
 /// Keys of QEMU's vfio-pci, which a pasted line may have and which mean nothing here.
 const QEMU_KEYS: [(&str, &str); 14] = [
@@ -40,16 +48,25 @@ const QEMU_KEYS: [(&str, &str); 14] = [
 const USAGE: &str =
     "write --device host=BDF[,id=NAME][,addr=SLOT[.FN]], e.g. --device host=01:00.0";
 
+/// What one `--device` asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Requested {
+    /// The device.
+    pub(super) device: DeviceRequest,
+    /// Whether it is bound to vfio-pci for this run and given back after it.
+    pub(super) managed: bool,
+}
+
 /// Parses the argument of one `--device`. A leading `vfio-pci,` or `pci-assign,` is accepted, so that
 /// a line from elsewhere can be pasted.
-pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
+pub(super) fn parse(text: &str) -> Result<Requested, Problem> {
     let what = format!("--device {} is not understood", shown(text));
     let problem = |why: String, remedy: &str| Problem::new(what.clone(), why, remedy);
     let options = text
         .strip_prefix("vfio-pci,")
         .or_else(|| text.strip_prefix("pci-assign,"))
         .unwrap_or(text);
-    let (mut host, mut id, mut guest, mut chosen_rom) = (None, None, None, None);
+    let (mut host, mut id, mut guest, mut chosen_rom, mut managed) = (None, None, None, None, None);
     let mut removal = RemovalKeys::default();
     for option in options.split(',') {
         let Some((key, value)) = option.split_once('=') else {
@@ -82,6 +99,7 @@ pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
             "on-error" => removal.on_error(value)?,
             "request-timeout" => removal.request_timeout(value)?,
             "rom" => chosen_rom.replace(rom(value)?).is_some(),
+            "managed" => managed.replace(on(&what, value)?).is_some(),
             _ => return Err(unknown_key(&what, key, options)),
         };
         if again {
@@ -89,13 +107,28 @@ pub(super) fn parse(text: &str) -> Result<DeviceRequest, Problem> {
         }
     }
     let host = host.ok_or_else(|| problem("host= is missing".to_owned(), USAGE))?;
-    Ok(DeviceRequest {
-        host,
-        id,
-        guest,
-        rom: chosen_rom.unwrap_or_default(),
-        removal: removal.spec(),
+    Ok(Requested {
+        device: DeviceRequest {
+            host,
+            id,
+            guest,
+            rom: chosen_rom.unwrap_or_default(),
+            removal: removal.spec(),
+        },
+        managed: managed.unwrap_or(false),
     })
+}
+
+fn on(what: &str, value: &str) -> Result<bool, Problem> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(Problem::new(
+            what,
+            format!("managed={} is neither on nor off", shown(value)),
+            "write managed=on to have the device bound for this run and given back after it, else leave it out",
+        )),
+    }
 }
 
 /// A word that is no `key=value`; most likely an address without `host=`.
@@ -235,11 +268,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn managed_is_on_or_off() {
+        let managed = |text: &str| parse(&format!("host=01:00.0{text}")).map(|one| one.managed);
+        assert_eq!(managed(""), Ok(false));
+        assert_eq!(managed(",managed=on"), Ok(true));
+        assert_eq!(managed(",managed=off"), Ok(false));
+        let problem = managed(",managed=yes").unwrap_err();
+        assert!(problem.why.contains("neither on nor off"), "{problem}");
+        let problem = managed(",managed=on,managed=on").unwrap_err();
+        assert!(problem.why.contains("given twice"), "{problem}");
+    }
+
+    #[test]
     fn a_line_from_qemu_can_be_pasted() {
         let pasted = parse("vfio-pci,host=01:00.0,id=nic0,addr=0x6.0x1").unwrap();
         assert_eq!(pasted, parse("host=0000:01:00.0,id=nic0,addr=6.1").unwrap());
-        assert_eq!(pasted.guest, GuestBdf::new(6, 1));
-        assert_eq!(parse("pci-assign,host=01:00.0").unwrap().id, None);
+        assert_eq!(pasted.device.guest, GuestBdf::new(6, 1));
+        assert_eq!(parse("pci-assign,host=01:00.0").unwrap().device.id, None);
     }
 
     #[test]
@@ -261,7 +306,8 @@ mod tests {
 
     #[test]
     fn a_rom_is_the_devices_none_or_a_file() {
-        let rom = |text: &str| parse(&format!("host=01:00.0{text}")).map(|request| request.rom);
+        let rom =
+            |text: &str| parse(&format!("host=01:00.0{text}")).map(|request| request.device.rom);
         assert_eq!(rom("").unwrap(), RomChoice::IfReadable);
         assert_eq!(rom(",rom=on").unwrap(), RomChoice::Shown);
         assert_eq!(rom(",rom=off").unwrap(), RomChoice::Hidden);

@@ -3,6 +3,7 @@
 pub(super) mod table;
 
 use super::{Exit, Failure};
+use devices::driver::BoundRecords;
 use devices::host::{HostRoot, ListedFunction, PciNames, Standing};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -120,7 +121,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         // Plain data: there is nothing in it that can't be written.
         serde_json::to_string_pretty(&entries).unwrap_or_default() + "\n"
     } else {
-        table::table(&shown, &names, all.len() - shown.len())
+        let records = BoundRecords::of(&root).and_then(|records| records.stale(&root));
+        let stale = records.map_err(|error| host_failure(error.problem()))?;
+        table::table(&shown, &names, &stale) + &table::left_out(all.len() - shown.len())
     };
     // Who reads may have seen enough.
     let _ = io::stdout().write_all(text.as_bytes());

@@ -69,7 +69,10 @@ mod tests {
     use vmm::spec::{ErrorPolicy, RemovalSpec};
 
     fn removal(rest: &str) -> RemovalSpec {
-        parse(&format!("host=01:00.0{rest}")).unwrap().removal
+        parse(&format!("host=01:00.0{rest}"))
+            .unwrap()
+            .device
+            .removal
     }
 
     fn refusal(rest: &str) -> devices::host::Problem {

@@ -1,5 +1,6 @@
 //! `ferry run`.
 
+use super::managed::Managed;
 use super::suggest::nearest;
 use super::{Exit, Failure, device, shown, size};
 use clap::ValueEnum;
@@ -45,7 +46,8 @@ pub(super) struct Arguments {
         allow_negative_numbers = true
     )]
     memory: String,
-    /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]; may be repeated. What
+    /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]; may be repeated.
+    /// managed=on binds it for this run and gives it back after it. What
     /// follows an uncorrectable error: on-error=stop|unplug|report; how long the guest may keep a device that the host wants
     /// back: request-timeout=SECONDS
     #[arg(long, value_name = "host=BDF[,…]")]
@@ -66,8 +68,15 @@ pub(super) struct Arguments {
 
 /// Builds the machine, runs it, and turns its end into an exit code.
 pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Failure> {
-    let spec = arguments.spec().map_err(Failure::usage)?;
-    check_host(&spec)?;
+    let (spec, managed) = arguments.spec().map_err(Failure::usage)?;
+    let unmanaged = |host: &HostSbdf| !managed.contains(host);
+    // What is wrong with all else is told before a device leaves its driver.
+    check_host(&spec, unmanaged)?;
+    // Given back when this is dropped, after the machine, which has them open, is gone.
+    let bound = Managed::bind(&managed)?;
+    if !managed.is_empty() {
+        check_host(&spec, |_| true)?;
+    }
     let stopwatch = Stopwatch {
         start,
         startup: StartupTimes {
@@ -81,12 +90,14 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
     };
     let machine = Machine::build(spec, stopwatch).map_err(set_up)?;
     let outcome = run_machine(machine).map_err(set_up)?;
+    drop(bound);
     Ok(exit_code(&outcome))
 }
 
-/// Looks at the host before anything is opened.
-fn check_host(spec: &MachineSpec) -> Result<(), Failure> {
-    let devices: Vec<HostSbdf> = spec.devices.iter().map(|device| device.host).collect();
+/// Looks at the host, and at those of the devices that are `wanted`, before anything is opened.
+fn check_host(spec: &MachineSpec, wanted: impl Fn(&HostSbdf) -> bool) -> Result<(), Failure> {
+    let devices = spec.devices.iter().map(|device| device.host);
+    let devices: Vec<HostSbdf> = devices.filter(wanted).collect();
     let requirements = RunRequirements {
         devices: &devices,
         guest_ram: spec.memory.bytes(),
@@ -125,7 +136,8 @@ fn exit_code(outcome: &Outcome) -> ExitCode {
 }
 
 impl Arguments {
-    fn spec(self) -> Result<MachineSpec, Problem> {
+    /// The machine, and the devices that are bound for this run alone.
+    fn spec(self) -> Result<(MachineSpec, Vec<HostSbdf>), Problem> {
         let cpus = cpus(&self.cpus)?;
         let (memory, huge_pages) = size::parse(&self.memory)?;
         let requests = self
@@ -133,8 +145,11 @@ impl Arguments {
             .iter()
             .map(|text| device::parse(text))
             .collect::<Result<Vec<_>, _>>()?;
+        let managed = requests.iter().filter(|request| request.managed);
+        let managed = managed.map(|request| request.device.host).collect();
+        let requests: Vec<_> = requests.into_iter().map(|one| one.device).collect();
         let devices = place(&requests).map_err(|error| device::misplaced(&error))?;
-        Ok(MachineSpec {
+        let spec = MachineSpec {
             kernel: self.kernel,
             initramfs: self.initramfs,
             cmdline: self.cmdline,
@@ -146,7 +161,8 @@ impl Arguments {
             serial: serial(&self.serial)?,
             stats: self.stats.as_deref().map(stats).transpose()?,
             no_reboot: self.no_reboot,
-        })
+        };
+        Ok((spec, managed))
     }
 }
 

@@ -6,6 +6,7 @@ use devices::driver::Binder;
 use devices::host::{HostFunction, HostRoot, Problem, explain_busy};
 use devices::pci::HostSbdf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Give devices back to the drivers that ferry bind took them from
 #[derive(clap::Args)]
@@ -14,16 +15,26 @@ A device that something else than ferry bind gave to vfio-pci gets the driver th
 has is left alone. Needs root.")]
 pub(super) struct Arguments {
     /// Addresses, as listed by: ferry devices
-    #[arg(value_name = "BDF", required = true)]
+    #[arg(value_name = "BDF", required_unless_present = "stale")]
     devices: Vec<String>,
+    /// Also all that a ferry run with managed=on has left, because it was killed
+    #[arg(long)]
+    stale: bool,
 }
 
 /// Unbinds, and says what went where: nothing if it is known before that one of them can't be; but what
 /// fails in the middle does not keep the others from their drivers.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let devices = addresses(&arguments.devices)?;
-    let work = Work::begin("unbind")?;
+    let mut devices = addresses(&arguments.devices)?;
+    let work = Work::begin("unbind", Duration::ZERO)?;
     let binder = work.binder();
+    if arguments.stale {
+        let stale = binder.records.stale(&work.root);
+        devices.extend(stale.map_err(|error| bind::host_problem(error.problem()))?);
+        if devices.is_empty() {
+            bind::say(std::iter::once("Nothing was left.\n".to_owned()));
+        }
+    }
     let functions = unbindable(&binder, &devices)?;
     let names = work.root.pci_names(&functions);
     let mut problems = Vec::new();

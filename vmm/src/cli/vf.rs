@@ -104,5 +104,5 @@ fn list(root: &HostRoot, device: HostSbdf) -> Result<String, Failure> {
     let listed = |sbdf: &HostSbdf| all.iter().find(|one| one.function.sbdf == *sbdf);
     let shown: Vec<&ListedFunction> = wanted.iter().filter_map(listed).collect();
     let functions: Vec<_> = shown.iter().map(|one| one.function.clone()).collect();
-    Ok(table::table(&shown, &root.pci_names(&functions), 0))
+    Ok(table::table(&shown, &root.pci_names(&functions), &[]))
 }

@@ -14,44 +14,48 @@ const HEADINGS: [&str; 8] = [
 /// The columns that give way when a row is too long, the first one first, and how far.
 const YIELDING: [(usize, usize); 2] = [(1, 8), (4, 5)];
 
-/// Two lines and more a function, a line of headings above them and one about what is left out below.
+/// Two lines and more a function, and a line of headings above them. Those of `stale` were left on vfio-pci by a process
+/// that is gone.
 pub(in crate::cli) fn table(
     shown: &[&ListedFunction],
     names: &PciNames,
-    left_out: usize,
+    stale: &[HostSbdf],
 ) -> String {
+    if shown.is_empty() {
+        return "No PCI device of this host can be given to a guest.\n".to_owned();
+    }
     let short = shown
         .iter()
         .all(|listed| short(listed.function.sbdf).is_some());
     let rows: Vec<_> = shown.iter().map(|listed| cells(listed, short)).collect();
     let widths = widths(&rows);
     let mut text = String::new();
-    if !rows.is_empty() {
-        line(&mut text, &HEADINGS.map(str::to_owned), &widths);
-    }
+    line(&mut text, &HEADINGS.map(str::to_owned), &widths);
     for (listed, row) in shown.iter().zip(&rows) {
         line(&mut text, row, &widths);
         let kind = names.kind(&listed.function);
-        below(
-            &mut text,
-            &widths,
-            &format!("{kind}: {}", names.title(&listed.function)),
-        );
-        if let Some(note) = note(listed, short) {
-            below(&mut text, &widths, &note);
+        let title = format!("{kind}: {}", names.title(&listed.function));
+        let left = "left by a ferry run that was killed: ferry unbind --stale";
+        let left = stale
+            .contains(&listed.function.sbdf)
+            .then(|| left.to_owned());
+        for words in [Some(title), note(listed, short), left]
+            .into_iter()
+            .flatten()
+        {
+            below(&mut text, &widths, &words);
         }
     }
-    if rows.is_empty() {
-        text.push_str("No PCI device of this host can be given to a guest.\n");
-    }
-    if left_out > 0 {
-        let what = if left_out == 1 { "device" } else { "devices" };
-        let _ = writeln!(
-            text,
-            "\n{left_out} {what} that no guest can have: ferry devices --all"
-        );
-    }
     text
+}
+
+/// What to say of those that are not shown.
+pub(super) fn left_out(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => "\n1 device that no guest can have: ferry devices --all\n".to_owned(),
+        _ => format!("\n{count} devices that no guest can have: ferry devices --all\n"),
+    }
 }
 
 /// The address without its segment, where that is 0.
@@ -198,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_row_tells_all_of_a_function() {
-        let text = table(&[&nic()], &PciNames::default(), 3);
+        let text = table(&[&nic()], &PciNames::default(), &[]) + &left_out(3);
         assert_eq!(
             text,
             "DEVICE   DRIVER  GROUP  OTHERS  RESET  VECTORS   VFS  READY\n\
@@ -212,7 +216,7 @@ mod tests {
     fn a_segment_is_shown_where_one_is_not_0() {
         let mut other = nic();
         other.function.sbdf = "0001:01:00.0".parse().unwrap();
-        let text = table(&[&nic(), &other], &PciNames::default(), 0);
+        let text = table(&[&nic(), &other], &PciNames::default(), &[]);
         assert!(
             text.contains("\n0000:01:00.0 ") && text.contains("\n0001:01:00.0 "),
             "{text}"
@@ -229,7 +233,7 @@ mod tests {
         }]);
         let mut bridge = nic();
         bridge.standing = Standing::Never(Hindrance::Bridge);
-        let text = table(&[&shared, &used, &bridge], &PciNames::default(), 0);
+        let text = table(&[&shared, &used, &bridge], &PciNames::default(), &[]);
         assert!(text.contains("bind --group\n"), "{text}");
         assert!(
             text.contains("         its group holds 01:00.1 too\n"),
@@ -246,8 +250,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_run_has_left_is_told() {
+        let left = [nic().function.sbdf];
+        let text = table(&[&nic()], &PciNames::default(), &left);
+        assert!(text.ends_with("killed: ferry unbind --stale\n"), "{text}");
+    }
+
+    #[test]
     fn a_host_without_devices_is_told_so() {
-        let text = table(&[], &PciNames::default(), 1);
+        let text = table(&[], &PciNames::default(), &[]);
         assert!(text.starts_with("No PCI device"), "{text}");
     }
 
@@ -271,7 +282,7 @@ mod tests {
             one.reset = vec![reset];
             one.vectors = Some(Vectors { msix, msi: 0, intx: false });
             one.virtual_functions = Some(VirtualFunctions { enabled: total, total });
-            for line in table(&[&one, &nic()], &PciNames::default(), 0).lines() {
+            for line in table(&[&one, &nic()], &PciNames::default(), &[]).lines() {
                 prop_assert!(line.chars().count() <= 80, "{line}");
             }
         }
