@@ -1,7 +1,7 @@
 //! Binding to vfio-pci and back.
 
 use super::{Attributes, BoundRecord, BoundRecords, DriverError, Owner};
-use crate::host::{HostFunction, HostRoot, Problem};
+use crate::host::{HostFunction, HostRoot, Problem, is_vfio};
 use crate::pci::HostSbdf;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -41,7 +41,7 @@ pub struct BindFailure {
 
 impl Binder<'_> {
     /// Binds functions to vfio-pci, all of them or none: after a failure the last one is put back first.
-    /// Those that are there already are left alone.
+    /// Those that are there already stay there.
     ///
     /// # Errors
     /// The function that could not be bound, and those that could not be put back.
@@ -51,14 +51,32 @@ impl Binder<'_> {
         owner: Option<Owner>,
     ) -> Result<(), Box<BindFailure>> {
         let mut begun = Vec::new();
-        for function in functions.iter().filter(|function| !function.on_vfio()) {
-            if let Err(cause) = self.take(function, owner, &mut begun) {
+        for function in functions {
+            let bound = match function.on_vfio() {
+                true => self.adopt(function.sbdf, owner),
+                false => self.take(function, owner, &mut begun),
+            };
+            if let Err(cause) = bound {
                 return Err(Box::new(BindFailure {
                     function: function.clone(),
                     cause,
                     left: self.put_back(begun),
                 }));
             }
+        }
+        Ok(())
+    }
+
+    /// What was bound for a process that is gone is the new owner's, and what its user binds himself stays bound.
+    fn adopt(&self, sbdf: HostSbdf, owner: Option<Owner>) -> Result<(), DriverError> {
+        let Some(record) = self.records.read(sbdf)? else {
+            return Ok(());
+        };
+        let Some(earlier) = record.owner else {
+            return Ok(());
+        };
+        if owner.is_none() || !earlier.runs(self.root) {
+            self.records.write(sbdf, &BoundRecord { owner, ..record })?;
         }
         Ok(())
     }
@@ -111,7 +129,12 @@ impl Binder<'_> {
             }
             None => {
                 self.prefer(sbdf, None)?;
-                self.release(sbdf, self.driver(sbdf)?.as_deref())?;
+                self.release(
+                    sbdf,
+                    self.driver(sbdf)?
+                        .as_deref()
+                        .filter(|driver| is_vfio(driver)),
+                )?;
                 self.write(PROBE, &sbdf.to_string())?;
                 // One of an earlier boot.
                 self.records.remove(sbdf)?;
@@ -123,7 +146,9 @@ impl Binder<'_> {
     fn restore(&self, sbdf: HostSbdf, record: &BoundRecord) -> Result<(), DriverError> {
         self.prefer(sbdf, record.former_override.as_deref())?;
         let driver = self.driver(sbdf)?;
-        if driver == record.former_driver {
+        // One that the host has given to yet another driver is the host's again.
+        let taken = driver.as_deref().is_some_and(|driver| !is_vfio(driver));
+        if driver == record.former_driver || taken {
             return Ok(());
         }
         self.release(sbdf, driver.as_deref())?;
@@ -383,6 +408,21 @@ mod tests {
                 "drivers_probe < 0000:03:00.0",
             ]
         );
+    }
+
+    #[test]
+    fn function_that_the_host_gave_to_another_driver_is_left_to_it() {
+        let kernel = Kernel::new();
+        kernel.set_default(GPU.0, "nouveau");
+        bind(&kernel, &[GPU.0]).unwrap();
+        kernel.leave(GPU.0);
+        kernel.set_override(GPU.0, "");
+        kernel
+            .with_binder(|binder| binder.write(PROBE, GPU.0))
+            .unwrap();
+        assert_eq!(kernel.driver(GPU.0).as_deref(), Some("nouveau"));
+        assert_eq!(unbind(&kernel, GPU.0).unwrap().as_deref(), Some("nouveau"));
+        assert_eq!(kernel.record_names(), <[&str; 0]>::default());
     }
 
     #[test]

@@ -103,8 +103,11 @@ fn endpoint(root: &HostRoot, sbdf: HostSbdf) -> Result<HostFunction, BindRefusal
             header_type,
         }));
     }
-    if function.group.is_none() {
+    let Some(group) = function.group else {
         return Err(iommu::explain_absence(root, sbdf)?.into());
+    };
+    if let Some(obstacle) = iommu::check_group(root, sbdf, group)? {
+        return Err(obstacle.into());
     }
     Ok(function)
 }
@@ -148,7 +151,7 @@ fn others_of_groups(
     let mut others = Vec::new();
     for id in groups {
         for offender in root.group(id)?.offenders(&asked) {
-            if root.header_type(offender.sbdf)? == 0 {
+            if root.header_type(offender.sbdf)? == 0 && !offender.is_bridge() {
                 others.push(offender);
             }
         }

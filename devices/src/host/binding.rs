@@ -56,11 +56,19 @@ fn leaves_dma_alone(driver: &str) -> bool {
 }
 
 /// vfio-pci and its variants for one kind of device (`mlx5_vfio_pci`, `nvgrace-gpu-vfio-pci`, …).
-fn is_vfio(driver: &str) -> bool {
+#[must_use]
+pub fn is_vfio(driver: &str) -> bool {
     driver.ends_with("vfio-pci") || driver.ends_with("vfio_pci")
 }
 
 impl HostFunction {
+    /// Whether its class is that of a bridge (PCI Code and ID Assignment Specification, section 1): to the host, to ISA and so
+    /// on. Those have the header of an endpoint.
+    #[must_use]
+    pub fn is_bridge(&self) -> bool {
+        self.class >> 16 == 0x06
+    }
+
     /// Whether a vfio driver holds it, so that it can be opened through its group.
     #[must_use]
     pub fn on_vfio(&self) -> bool {
@@ -95,7 +103,7 @@ pub(super) fn check(
         return Ok(None);
     }
     let header_type = root.header_type(function.sbdf)?;
-    if header_type != 0 {
+    if header_type != 0 || function.is_bridge() {
         return Ok(Some(BindingObstacle::Bridge {
             function: function.clone(),
             header_type,

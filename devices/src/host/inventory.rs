@@ -2,6 +2,7 @@
 
 use super::function::{self, HostFunction};
 use super::group::IommuGroup;
+use super::iommu;
 use super::root::{HostError, HostRoot};
 use super::usage::HostUse;
 use crate::pci::capability::{self, CapabilityId};
@@ -10,9 +11,6 @@ use crate::pci::msix::MsixCapability;
 use crate::pci::{HostSbdf, header};
 use std::collections::BTreeMap;
 use std::fmt;
-
-/// Base class of bridges, host bridges included (PCI Code and ID Assignment Specification, section 1).
-const BRIDGE: u32 = 0x06;
 
 /// A function as `ferry devices` lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +71,10 @@ pub enum Hindrance {
     Bridge,
     /// No IOMMU translates it.
     NoIommu,
+    /// The kernel keeps its group from VFIO.
+    Withheld,
+    /// A bridge of its group has a driver of the host's that VFIO doesn't get along with.
+    BridgeInGroup,
 }
 
 impl fmt::Display for Hindrance {
@@ -80,6 +82,8 @@ impl fmt::Display for Hindrance {
         f.write_str(match self {
             Self::Bridge => "a bridge, which stays with the host",
             Self::NoIommu => "no IOMMU translates it",
+            Self::Withheld => "the kernel keeps its IOMMU group from VFIO; ferry check tells why",
+            Self::BridgeInGroup => "its IOMMU group has a bridge that a driver of the host has",
         })
     }
 }
@@ -128,13 +132,15 @@ impl HostRoot {
         members: Vec<HostFunction>,
     ) -> Result<Standing, HostError> {
         // A host bridge has the header of an endpoint.
-        let bridge = function.class >> 16 == BRIDGE || self.header_type(function.sbdf)? != 0;
-        if bridge {
+        if function.is_bridge() || self.header_type(function.sbdf)? != 0 {
             return Ok(Standing::Never(Hindrance::Bridge));
         }
         let Some(id) = function.group else {
             return Ok(Standing::Never(Hindrance::NoIommu));
         };
+        if iommu::check_group(self, function.sbdf, id)?.is_some() {
+            return Ok(Standing::Never(Hindrance::Withheld));
+        }
         // A vfio driver has it, and the host nothing of it.
         if !function.on_vfio() {
             let uses = self.host_uses(function.sbdf)?;
@@ -143,6 +149,9 @@ impl HostRoot {
             }
         }
         let offenders = IommuGroup { id, members }.offenders(&[function.sbdf]);
+        if offenders.iter().any(HostFunction::is_bridge) {
+            return Ok(Standing::Never(Hindrance::BridgeInGroup));
+        }
         let offenders: Vec<_> = offenders.iter().map(|offender| offender.sbdf).collect();
         Ok(match (offenders.is_empty(), function.on_vfio()) {
             (true, true) => Standing::Now,
@@ -260,6 +269,18 @@ mod tests {
         let offenders = vec![sbdf(GPU_AUDIO.0)];
         assert_eq!(gpu.standing, Standing::AfterBindOfGroup(offenders));
         assert_eq!(gpu.members, [sbdf(ROOT_PORT.0), sbdf(GPU_AUDIO.0)]);
+    }
+
+    #[test]
+    fn a_group_with_a_bridge_that_the_host_drives_can_never_be_given() {
+        let host = SavedHost::intel();
+        host.function(
+            ("0000:01:00.2", "8086:2918", "0x060100"),
+            Some("lpc_ich"),
+            Some(14),
+        );
+        let never = Standing::Never(Hindrance::BridgeInGroup);
+        assert_eq!(listed(&host, GPU.0).standing, never);
     }
 
     #[test]

@@ -36,7 +36,7 @@ mod usage;
 mod vfio_node;
 
 pub use bindable::{BindRefusal, BindRequest, bindable};
-pub use binding::BindingObstacle;
+pub use binding::{BindingObstacle, is_vfio};
 pub use check::{CheckRequest, Finding, Mark, check};
 pub use cpu::CpuVendor;
 pub use function::HostFunction;

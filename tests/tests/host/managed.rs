@@ -47,6 +47,38 @@ fn what_a_killed_run_has_left_is_listed_and_repaired() {
 }
 
 #[test]
+fn a_run_takes_over_what_a_killed_one_has_left() {
+    let nic = site::device("nic");
+    let driver = nic.driver().unwrap();
+    let _back = Rebound(nic.clone());
+    let run = || Run::new(Kernel::Elf).option("--device", managed(&nic));
+    let guest = Guest::of(run().start());
+    guest.ferry().signal(Signal::KILL);
+    drop(guest);
+    run().without_input().command("true").start().finish();
+    is_back(&nic, &driver);
+}
+
+#[test]
+fn a_device_that_was_bound_for_good_meanwhile_stays_bound() {
+    let nic = site::device("nic");
+    let driver = nic.driver().unwrap();
+    let _back = Rebound(nic.clone());
+    let mut guest = Guest::of(
+        Run::new(Kernel::Elf)
+            .option("--device", managed(&nic))
+            .start(),
+    );
+    let problem = Attempt::ferry(&["unbind", nic.address()]).refused_for_one(HOST_SET_UP);
+    problem.tells("is in use", "ferry", "kill");
+    quietly(&["bind", nic.address()]);
+    assert_eq!(guest.power_off(), 0);
+    assert_eq!(nic.driver().as_deref(), Some("vfio-pci"));
+    quietly(&["unbind", nic.address()]);
+    is_back(&nic, &driver);
+}
+
+#[test]
 fn a_run_that_is_refused_leaves_the_device_with_its_driver() {
     let nic = site::device("nic");
     let driver = nic.driver().unwrap();

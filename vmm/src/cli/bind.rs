@@ -78,14 +78,10 @@ impl Work {
     pub(super) fn begin(command: &str, patience: Duration) -> Result<Self, Failure> {
         let user = rustix::process::geteuid();
         if !user.is_root() {
-            let words: Vec<_> = env::args().skip(1).collect();
             return Err(host_problem(Problem::new(
                 format!("ferry {command} needs root"),
-                format!(
-                    "it binds drivers through sysfs, which user {} may not",
-                    user.as_raw()
-                ),
-                format!("sudo ferry {}", words.join(" ")),
+                format!("it writes to sysfs, which user {} may not", user.as_raw()),
+                format!("sudo ferry {}", typed()),
             )));
         }
         let root = HostRoot::system();
@@ -119,10 +115,28 @@ fn lock(records: &BoundRecords, patience: Duration) -> Result<File, DriverError>
 }
 
 pub(super) fn host_problem(problem: Problem) -> Failure {
+    host_problems(vec![problem])
+}
+
+pub(super) fn host_problems(problems: Vec<Problem>) -> Failure {
     Failure {
         exit: Exit::HostSetUp,
-        problems: vec![problem],
+        problems,
     }
+}
+
+/// What the user typed behind `ferry`, to be pasted into a shell.
+fn typed() -> String {
+    let words = env::args_os().skip(1);
+    let quoted = words.map(|word| {
+        let word = word.to_string_lossy().into_owned();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,:/@%+".contains(c);
+        match !word.is_empty() && word.chars().all(plain) {
+            true => word,
+            false => format!("'{}'", word.replace('\'', "'\\''")),
+        }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
 }
 
 pub(super) fn addresses(words: &[String]) -> Result<Vec<HostSbdf>, Failure> {

@@ -4,7 +4,9 @@ use super::managed::Managed;
 use super::suggest::nearest;
 use super::{Exit, Failure, device, shown, size};
 use clap::ValueEnum;
-use devices::host::{CurrentProcess, HostRoot, Problem, RunRequirements, preflight};
+use devices::host::{
+    BindingObstacle, CurrentProcess, HostRoot, Obstacle, Problem, RunRequirements, obstacles,
+};
 use devices::pci::HostSbdf;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -69,13 +71,12 @@ pub(super) struct Arguments {
 /// Builds the machine, runs it, and turns its end into an exit code.
 pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Failure> {
     let (spec, managed) = arguments.spec().map_err(Failure::usage)?;
-    let unmanaged = |host: &HostSbdf| !managed.contains(host);
     // What is wrong with all else is told before a device leaves its driver.
-    check_host(&spec, unmanaged)?;
+    check_host(&spec, &managed)?;
     // Given back when this is dropped, after the machine, which has them open, is gone.
     let bound = Managed::bind(&managed)?;
     if !managed.is_empty() {
-        check_host(&spec, |_| true)?;
+        check_host(&spec, &[])?;
     }
     let stopwatch = Stopwatch {
         start,
@@ -94,16 +95,28 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
     Ok(exit_code(&outcome))
 }
 
-/// Looks at the host, and at those of the devices that are `wanted`, before anything is opened.
-fn check_host(spec: &MachineSpec, wanted: impl Fn(&HostSbdf) -> bool) -> Result<(), Failure> {
-    let devices = spec.devices.iter().map(|device| device.host);
-    let devices: Vec<HostSbdf> = devices.filter(wanted).collect();
+/// Looks at the host before anything is opened. Those of the devices that are `to_bind` may still have drivers.
+fn check_host(spec: &MachineSpec, to_bind: &[HostSbdf]) -> Result<(), Failure> {
+    let devices: Vec<HostSbdf> = spec.devices.iter().map(|device| device.host).collect();
     let requirements = RunRequirements {
         devices: &devices,
         guest_ram: spec.memory.bytes(),
         huge_pages: spec.huge_pages,
     };
-    preflight(&HostRoot::system(), &requirements, &CurrentProcess).map_err(|problems| Failure {
+    let still_to_bind = |obstacle: &Obstacle| {
+        matches!(obstacle, Obstacle::Binding(BindingObstacle::NotOnVfio { function, .. })
+            if to_bind.contains(&function.sbdf))
+    };
+    let found = obstacles(&HostRoot::system(), &requirements, &CurrentProcess);
+    let problems: Vec<_> = found
+        .iter()
+        .filter(|obstacle| !still_to_bind(obstacle))
+        .map(Obstacle::problem)
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Failure {
         exit: Exit::HostSetUp,
         problems,
     })

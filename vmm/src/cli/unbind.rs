@@ -3,7 +3,7 @@
 use super::bind::{self, Work, addresses, driver_name, short};
 use super::{Exit, Failure};
 use devices::driver::Binder;
-use devices::host::{HostFunction, HostRoot, Problem, explain_busy};
+use devices::host::{HostError, HostFunction, HostRoot, Problem, explain_busy};
 use devices::pci::HostSbdf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,19 +25,19 @@ pub(super) struct Arguments {
 /// Unbinds, and says what went where: nothing if it is known before that one of them can't be; but what
 /// fails in the middle does not keep the others from their drivers.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let mut devices = addresses(&arguments.devices)?;
+    let devices = addresses(&arguments.devices)?;
     let work = Work::begin("unbind", Duration::ZERO)?;
     let binder = work.binder();
+    let mut functions = unbindable(&binder, &devices)?;
+    let mut problems = Vec::new();
     if arguments.stale {
-        let stale = binder.records.stale(&work.root);
-        devices.extend(stale.map_err(|error| bind::host_problem(error.problem()))?);
-        if devices.is_empty() {
+        let left = stale(&binder, &mut problems)?;
+        if left.is_empty() && functions.is_empty() && problems.is_empty() {
             bind::say(std::iter::once("Nothing was left.\n".to_owned()));
         }
+        functions.extend(left);
     }
-    let functions = unbindable(&binder, &devices)?;
     let names = work.root.pci_names(&functions);
-    let mut problems = Vec::new();
     for function in &functions {
         match binder.unbind(function.sbdf) {
             Ok(driver) => bind::say(std::iter::once(format!(
@@ -75,17 +75,40 @@ fn unbindable(binder: &Binder<'_>, devices: &[HostSbdf]) -> Result<Vec<HostFunct
                 continue;
             }
         };
-        // One that a bind cut short has left without a driver is given back, too.
-        let record = binder.records.read(*sbdf);
-        let left = function.driver.is_none() && record.is_ok_and(|record| record.is_some());
+        // What a bind that was cut short has left is put right, too, whichever driver it has.
+        let left = binder
+            .records
+            .read(*sbdf)
+            .is_ok_and(|record| record.is_some());
         if function.on_vfio() || left {
-            problems.extend(held(binder.root, &function));
+            problems.extend(held(binder, &function));
         } else {
             problems.push(not_bound(&function));
         }
         functions.push(function);
     }
     done(problems).map(|()| functions)
+}
+
+/// What runs that were killed have left. Each is judged alone: one that somebody has open by now keeps no other from its
+/// driver, and of one that is gone the record goes.
+fn stale(binder: &Binder<'_>, problems: &mut Vec<Problem>) -> Result<Vec<HostFunction>, Failure> {
+    let left = binder.records.stale(binder.root);
+    let mut functions = Vec::new();
+    for sbdf in left.map_err(|error| bind::host_problem(error.problem()))? {
+        match binder.root.function(sbdf) {
+            Ok(function) => match held_open(binder.root, &function) {
+                Some(problem) => problems.push(problem),
+                None => functions.push(function),
+            },
+            Err(HostError::NoSuchFunction { .. }) => {
+                let removed = binder.records.remove(sbdf);
+                problems.extend(removed.err().map(|error| error.problem()));
+            }
+            Err(error) => problems.push(error.problem()),
+        }
+    }
+    Ok(functions)
 }
 
 fn done(problems: Vec<Problem>) -> Result<(), Failure> {
@@ -110,9 +133,23 @@ fn not_bound(function: &HostFunction) -> Problem {
     )
 }
 
+/// Who has a function: a process that it was bound for, or that has it open.
+fn held(binder: &Binder<'_>, function: &HostFunction) -> Option<Problem> {
+    let record = binder.records.read(function.sbdf).ok().flatten();
+    let owner = record.and_then(|record| record.owner);
+    held_open(binder.root, function).or_else(|| {
+        let owner = owner.filter(|owner| owner.runs(binder.root))?;
+        Some(Problem::new(
+            format!("{function} is in use"),
+            format!("a ferry run has bound it for itself (pid {})", owner.pid),
+            format!("stop it first: kill {}", owner.pid),
+        ))
+    })
+}
+
 /// The kernel would wait until nobody has the device open, and the host's driver can't have a device
 /// whose group a guest has.
-fn held(root: &HostRoot, function: &HostFunction) -> Option<Problem> {
+pub(super) fn held_open(root: &HostRoot, function: &HostFunction) -> Option<Problem> {
     let group = function.group?;
     let holders = match root.holders_of_group(group) {
         Ok(holders) => holders,

@@ -1,13 +1,13 @@
 //! `ferry vf`: SR-IOV virtual functions, made and removed.
 
-use super::bind::{host_problem, say};
+use super::bind::{Work, host_problem, say};
 use super::devices::table;
 use super::{Failure, address};
 use devices::driver::{VirtualFunctionsError, set_virtual_functions};
-use devices::host::{HostRoot, ListedFunction, Problem};
+use devices::host::{HostRoot, ListedFunction};
 use devices::pci::HostSbdf;
-use std::env;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Make, remove and list virtual functions of a device (SR-IOV), each of which a guest can have
 #[derive(clap::Args)]
@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             force,
         } => {
             let device = address(device).map_err(Failure::usage)?;
-            needs_root()?;
+            let _work = Work::begin("vf set", Duration::ZERO)?;
             set_virtual_functions(&root, &root, device, (*count, *force))
                 .map_err(|error| host_problem(error.problem()))?;
             device
@@ -62,19 +62,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         say(std::iter::once(text));
         ExitCode::SUCCESS
     })
-}
-
-fn needs_root() -> Result<(), Failure> {
-    let user = rustix::process::geteuid();
-    if user.is_root() {
-        return Ok(());
-    }
-    let words: Vec<_> = env::args().skip(1).collect();
-    Err(host_problem(Problem::new(
-        "ferry vf set needs root",
-        format!("it writes to sysfs, which user {} may not", user.as_raw()),
-        format!("sudo ferry {}", words.join(" ")),
-    )))
 }
 
 /// A device that may have virtual functions.

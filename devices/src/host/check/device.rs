@@ -256,11 +256,7 @@ fn bars(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {
     if total == 0 {
         return;
     }
-    let fact = format!(
-        "{} KiB of memory, the largest {} KiB",
-        total >> 10,
-        largest >> 10
-    );
+    let fact = format!("{} of memory, the largest {}", size(total), size(largest));
     // They lie above guest RAM, at a multiple of the largest.
     let needed = total.saturating_add(largest);
     match root.physical_bits().filter(|bits| *bits < 64) {
@@ -270,6 +266,13 @@ fn bars(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {
             findings.problem("BARs", &Problem::new("", why, remedy));
         }
         _ => findings.tell(Mark::Good, "BARs", fact),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        _ => format!("{} KiB", bytes >> 10),
     }
 }
 
