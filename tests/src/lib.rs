@@ -40,7 +40,7 @@ pub use host_device::{Assigned, HostDevice};
 pub use kernel_log::KernelLog;
 pub use monitor::pull;
 pub use peer::{Exchange, Flood, Peer, noise};
-pub use refusal::{Attempt, Problem, Rebound, load_driver, shell};
+pub use refusal::{AS_USER, Attempt, Problem, Rebound, USER, load_driver, shell};
 pub use terminal::{Modes, Terminal};
 pub use transcript::{Silence, Transcript};
 

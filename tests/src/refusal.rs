@@ -14,6 +14,18 @@ use std::time::Duration;
 /// How many lines of each stream a failure shows.
 const TAIL: usize = 20;
 
+/// A user without any rights, by number: no account is needed.
+pub const USER: &str = "1000";
+/// Starts a program as that user.
+pub const AS_USER: [&str; 6] = [
+    "setpriv",
+    "--reuid",
+    USER,
+    "--regid",
+    USER,
+    "--clear-groups",
+];
+
 /// A command line that Ferry may refuse.
 #[derive(Debug)]
 pub struct Attempt {

@@ -1,9 +1,9 @@
 //! `ferry check` and `ferry devices` tell what a run needs, whatever the cause of its lack.
 
-use crate::{AS_USER, USAGE};
+use crate::USAGE;
 use serde_json::Value;
 use tests::site;
-use tests::{Attempt, Checked, HostDevice, MOMENT, load_driver, shell};
+use tests::{AS_USER, Attempt, Checked, HostDevice, MOMENT, load_driver, shell};
 
 /// Looks at the host and at devices that one guest is to have.
 #[track_caller]

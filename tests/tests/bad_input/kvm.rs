@@ -1,8 +1,8 @@
 //! Hosts without a usable `/dev/kvm`.
 
-use crate::{AS_USER, HOST_SET_UP, USER};
+use crate::HOST_SET_UP;
 use std::os::unix::fs::{MetadataExt, chown};
-use tests::{Attempt, Terminal};
+use tests::{AS_USER, Attempt, Terminal, USER};
 
 const KVM: &str = "/dev/kvm";
 /// No function of any host: a bus that is never enumerated.

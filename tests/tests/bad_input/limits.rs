@@ -1,10 +1,10 @@
 //! Limits of the process: locked memory, free memory, rights to the nodes.
 
-use crate::{AS_USER, HOST_SET_UP, NO_INITRAMFS, USER, got_past};
+use crate::{HOST_SET_UP, NO_INITRAMFS, got_past};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use tests::site::{self, Kernel};
-use tests::{Attempt, BOOT, Run};
+use tests::{AS_USER, Attempt, BOOT, Run, USER};
 
 /// A limit of 8 MiB on locked memory, held against a root without CAP_IPC_LOCK.
 fn limited<'a>(limit: &'a str, script: &'a str) -> [&'a str; 7] {

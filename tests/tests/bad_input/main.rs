@@ -27,15 +27,3 @@ fn got_past(run: tests::Attempt) {
     let problem = run.refused_for_one(HOST_SET_UP);
     problem.tells("/nonexistent/initrd can't be read", "", "");
 }
-
-/// A user without any rights, by number: no account is needed.
-const USER: &str = "1000";
-/// Starts a program as that user.
-const AS_USER: [&str; 6] = [
-    "setpriv",
-    "--reuid",
-    USER,
-    "--regid",
-    USER,
-    "--clear-groups",
-];

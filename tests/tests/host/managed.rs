@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use tests::site::{self, Kernel};
-use tests::{Attempt, BOOT, Guest, HostDevice, Rebound, Run};
+use tests::{AS_USER, Attempt, BOOT, Guest, HostDevice, Rebound, Run};
 
 fn managed(device: &HostDevice) -> String {
     format!("host={},managed=on", device.address())
@@ -112,9 +112,7 @@ fn is_told_to_be_root(nic: &HostDevice) {
     const KVM: &str = "/dev/kvm";
     let _opened = Opened(KVM, fs::metadata(KVM).unwrap().permissions());
     fs::set_permissions(KVM, Permissions::from_mode(0o666)).unwrap();
-    let words = "setpriv --reuid 1000 --regid 1000 --clear-groups";
-    let user: Vec<_> = words.split(' ').collect();
-    let attempt = Attempt::run(&["--device", &managed(nic)]).through(&user);
+    let attempt = Attempt::run(&["--device", &managed(nic)]).through(&AS_USER);
     let problems = attempt.refused(HOST_SET_UP);
     problems[0].tells("managed=on needs root", "user 1000", "sudo ferry run");
 }

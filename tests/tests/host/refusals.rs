@@ -2,10 +2,7 @@
 
 use crate::{HOST_SET_UP, is_back, quietly};
 use std::path::Path;
-use tests::{Attempt, MOMENT, Rebound, shell, site, until};
-
-/// A user without any rights, by number: no account is needed.
-const USER: &str = "1000";
+use tests::{AS_USER, Attempt, MOMENT, Rebound, USER, shell, site, until};
 
 #[test]
 fn bridges_and_what_is_not_there_are_refused_at_once() {
@@ -26,14 +23,7 @@ fn user_without_rights_is_told_to_be_root() {
     let driver = nic.driver().unwrap();
     let _back = Rebound(nic.clone());
     for command in ["bind", "unbind"] {
-        let attempt = Attempt::ferry(&[command, nic.address()]).through(&[
-            "setpriv",
-            "--reuid",
-            USER,
-            "--regid",
-            USER,
-            "--clear-groups",
-        ]);
+        let attempt = Attempt::ferry(&[command, nic.address()]).through(&AS_USER);
         let problem = attempt.refused_for_one(HOST_SET_UP);
         problem.tells(&format!("ferry {command} needs root"), USER, "sudo");
         problem.paste_for(USER);

@@ -3,7 +3,7 @@
 use crate::{HOST_SET_UP, quietly};
 use std::fs;
 use tests::site::{self, Kernel};
-use tests::{Attempt, Guest, HostDevice, MOMENT, Peer, Run, until};
+use tests::{AS_USER, Attempt, Guest, HostDevice, MOMENT, Peer, Run, until};
 
 /// None are left, whatever happened.
 struct Removed(HostDevice);
@@ -93,15 +93,9 @@ fn what_can_not_be_made_is_told_and_changes_nothing() {
         "it has no SR-IOV",
         "ferry devices",
     );
-    let user = [
-        "setpriv",
-        "--reuid",
-        "1000",
-        "--regid",
-        "1000",
-        "--clear-groups",
-    ];
-    let problem = set(&nic, "1").through(&user).refused_for_one(HOST_SET_UP);
+    let problem = set(&nic, "1")
+        .through(&AS_USER)
+        .refused_for_one(HOST_SET_UP);
     problem.tells("ferry vf set needs root", "user 1000", "sudo ferry vf set");
     assert_eq!(made(&nic).len(), 0);
 }

@@ -1,7 +1,7 @@
 //! `ferry bind`: functions of the host go to vfio-pci.
 
 use super::{Exit, Failure, address};
-use devices::driver::{Binder, BoundRecords, DriverError, VFIO_PCI};
+use devices::driver::{Binder, BoundRecords, DriverError, Owner, VFIO_PCI};
 use devices::host::{
     BindRefusal, BindRequest, HostFunction, HostRoot, PciNames, Problem, bindable,
 };
@@ -44,19 +44,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         groups: arguments.group,
         force: arguments.force,
     };
-    let functions = bindable(&work.root, &request).map_err(|refusals| Failure {
-        exit: Exit::HostSetUp,
-        problems: refusals.iter().map(BindRefusal::problem).collect(),
-    })?;
-    if !functions.iter().all(HostFunction::on_vfio) {
-        load_vfio_pci(&work.root).map_err(host_problem)?;
-    }
-    work.binder()
-        .bind(&functions, None)
-        .map_err(|failure| Failure {
-            exit: Exit::HostSetUp,
-            problems: failure.problems(),
-        })?;
+    let functions = work.bind(&request, None)?;
     let names = work.root.pci_names(&functions);
     say(functions
         .iter()
@@ -92,6 +80,24 @@ impl Work {
             records,
             _lock: lock,
         })
+    }
+
+    /// Binds what `request` asks for, for `owner` or until it is unbound; gives the functions as they were before.
+    pub(super) fn bind(
+        &self,
+        request: &BindRequest<'_>,
+        owner: Option<Owner>,
+    ) -> Result<Vec<HostFunction>, Failure> {
+        let functions = bindable(&self.root, request).map_err(|refusals| {
+            host_problems(refusals.iter().map(BindRefusal::problem).collect())
+        })?;
+        if !functions.iter().all(HostFunction::on_vfio) {
+            load_vfio_pci(&self.root).map_err(host_problem)?;
+        }
+        self.binder()
+            .bind(&functions, owner)
+            .map_err(|failure| host_problems(failure.problems()))?;
+        Ok(functions)
     }
 
     pub(super) fn binder(&self) -> Binder<'_> {
@@ -208,7 +214,7 @@ fn tell_of_others(root: &HostRoot, functions: &[HostFunction]) {
 }
 
 /// The driver comes with its container and IOMMU backend.
-pub(super) fn load_vfio_pci(root: &HostRoot) -> Result<(), Problem> {
+fn load_vfio_pci(root: &HostRoot) -> Result<(), Problem> {
     if root.path("sys/bus/pci/drivers/vfio-pci").exists() {
         return Ok(());
     }

@@ -1,10 +1,10 @@
 //! `--device …,managed=on`: devices that are bound to vfio-pci for one run.
 
-use super::bind::{Work, driver_name, host_problem, host_problems, load_vfio_pci};
+use super::Failure;
+use super::bind::{Work, driver_name, host_problems};
 use super::unbind::held_open;
-use super::{Exit, Failure};
 use devices::driver::{Binder, Owner};
-use devices::host::{BindRefusal, BindRequest, HostFunction, bindable};
+use devices::host::BindRequest;
 use devices::pci::HostSbdf;
 use std::time::Duration;
 
@@ -39,19 +39,9 @@ impl Managed {
             groups: false,
             force: false,
         };
-        let functions = bindable(&work.root, &request).map_err(|refusals| Failure {
-            exit: Exit::HostSetUp,
-            problems: refusals.iter().map(BindRefusal::problem).collect(),
-        })?;
-        if !functions.iter().all(HostFunction::on_vfio) {
-            load_vfio_pci(&work.root).map_err(host_problem)?;
-        }
         let owner = Owner::of(&work.root, std::process::id());
+        let functions = work.bind(&request, owner)?;
         let binder = work.binder();
-        binder.bind(&functions, owner).map_err(|failure| Failure {
-            exit: Exit::HostSetUp,
-            problems: failure.problems(),
-        })?;
         let devices = functions.iter().map(|function| function.sbdf);
         let devices: Vec<_> = devices
             .filter(|sbdf| is_ours(&binder, *sbdf, owner))

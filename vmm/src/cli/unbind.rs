@@ -1,7 +1,7 @@
 //! `ferry unbind`: functions of the host go back to the drivers they had.
 
+use super::Failure;
 use super::bind::{self, Work, addresses, driver_name, short};
-use super::{Exit, Failure};
 use devices::driver::Binder;
 use devices::host::{HostError, HostFunction, HostRoot, Problem, explain_busy};
 use devices::pci::HostSbdf;
@@ -115,10 +115,7 @@ fn done(problems: Vec<Problem>) -> Result<(), Failure> {
     if problems.is_empty() {
         return Ok(());
     }
-    Err(Failure {
-        exit: Exit::HostSetUp,
-        problems,
-    })
+    Err(bind::host_problems(problems))
 }
 
 fn not_bound(function: &HostFunction) -> Problem {
