@@ -15,12 +15,18 @@ mod error;
 #[cfg(test)]
 mod kernel;
 mod record;
+mod rtnetlink;
 mod virtual_functions;
+mod virtual_link;
 
 pub use binder::{BindFailure, Binder, VFIO_PCI};
 pub use error::DriverError;
 pub use record::{BoundRecord, BoundRecords, Owner};
+pub use rtnetlink::RouteNetlink;
 pub use virtual_functions::{VirtualFunctionsError, set_virtual_functions};
+pub use virtual_link::{
+    LinkSetting, MacAddress, VirtualLink, VirtualLinkError, VirtualLinks, Vlan, link_of, set_link,
+};
 
 use crate::host::HostRoot;
 use std::fs::OpenOptions;

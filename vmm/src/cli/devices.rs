@@ -9,6 +9,9 @@ use serde::Serialize;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+/// What is said of a device that a run with `managed=on` has left on vfio-pci.
+const LEFT: &str = "left by a ferry run that was killed: sudo ferry unbind --stale";
+
 /// List this host's PCI devices and say which of them a guest can have
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -27,7 +30,7 @@ pub(super) struct Arguments {
 
 /// A function as `--json` prints it.
 #[derive(Serialize)]
-struct Entry<'a> {
+pub(super) struct Entry<'a> {
     address: String,
     class: String,
     vendor_id: String,
@@ -60,7 +63,7 @@ struct VirtualFunctions {
 }
 
 impl<'a> Entry<'a> {
-    fn new(listed: &'a ListedFunction, names: &'a PciNames) -> Self {
+    pub(super) fn new(listed: &'a ListedFunction, names: &'a PciNames) -> Self {
         let function = &listed.function;
         let (ready, obstacles) = match &listed.standing {
             Standing::Now => ("yes", Vec::new()),
@@ -123,7 +126,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     } else {
         let records = BoundRecords::of(&root).and_then(|records| records.stale(&root));
         let stale = records.map_err(|error| host_failure(error.problem()))?;
-        table::table(&shown, &names, &stale) + &table::left_out(all.len() - shown.len())
+        let notes: Vec<_> = stale.iter().map(|sbdf| (*sbdf, LEFT.to_owned())).collect();
+        table::table(&shown, &names, &notes) + &table::left_out(all.len() - shown.len())
     };
     // Who reads may have seen enough.
     let _ = io::stdout().write_all(text.as_bytes());

@@ -4,6 +4,7 @@ mod bind;
 mod check;
 mod device;
 mod devices;
+mod link;
 mod managed;
 mod removal;
 mod run;

@@ -28,11 +28,6 @@ pub(super) fn problem(error: &Error) -> Option<Problem> {
             "write, for example: ferry vf list 01:00.0",
         ),
         ErrorKind::InvalidSubcommand => no_command(&word(ContextKind::InvalidSubcommand)),
-        ErrorKind::MissingRequiredArgument if option.contains("<COUNT>") => Problem::new(
-            format!("{option} is missing"),
-            "ferry vf set is told a device and how many virtual functions it is to have",
-            "write, for example: ferry vf set 01:00.0 2",
-        ),
         ErrorKind::MissingRequiredArgument if option.starts_with('<') => Problem::new(
             "no device is given",
             format!("ferry {command} is told which by their addresses"),
@@ -208,11 +203,6 @@ mod tests {
 
     #[test]
     fn commands_of_vf_are_told_apart() {
-        tells(
-            "ferry vf set 01:00.0",
-            "<COUNT> is missing",
-            "write, for example: ferry vf set 01:00.0 2",
-        );
         tells(
             "ferry vf list",
             "no device is given",

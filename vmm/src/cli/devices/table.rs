@@ -14,12 +14,11 @@ const HEADINGS: [&str; 8] = [
 /// The columns that give way when a row is too long, the first one first, and how far.
 const YIELDING: [(usize, usize); 2] = [(1, 8), (4, 5)];
 
-/// Two lines and more a function, and a line of headings above them. Those of `stale` were left on vfio-pci by a process
-/// that is gone.
+/// Two lines and more a function, its `notes` the last, and a line of headings above them.
 pub(in crate::cli) fn table(
     shown: &[&ListedFunction],
     names: &PciNames,
-    stale: &[HostSbdf],
+    notes: &[(HostSbdf, String)],
 ) -> String {
     if shown.is_empty() {
         return "No PCI device of this host can be given to a guest.\n".to_owned();
@@ -35,13 +34,12 @@ pub(in crate::cli) fn table(
         line(&mut text, row, &widths);
         let kind = names.kind(&listed.function);
         let title = format!("{kind}: {}", names.title(&listed.function));
-        let left = "left by a ferry run that was killed: ferry unbind --stale";
-        let left = stale
-            .contains(&listed.function.sbdf)
-            .then(|| left.to_owned());
-        for words in [Some(title), note(listed, short), left]
+        let of_it = notes.iter().filter(|(of, _)| *of == listed.function.sbdf);
+        let notes = of_it.map(|(_, words)| words.clone());
+        for words in [Some(title), note(listed, short)]
             .into_iter()
             .flatten()
+            .chain(notes)
         {
             below(&mut text, &widths, &words);
         }
@@ -251,9 +249,12 @@ mod tests {
 
     #[test]
     fn what_a_killed_run_has_left_is_told() {
-        let left = [nic().function.sbdf];
+        let left = [(nic().function.sbdf, super::super::LEFT.to_owned())];
         let text = table(&[&nic()], &PciNames::default(), &left);
-        assert!(text.ends_with("killed: ferry unbind --stale\n"), "{text}");
+        assert!(
+            text.ends_with("killed: sudo ferry unbind --stale\n"),
+            "{text}"
+        );
     }
 
     #[test]
