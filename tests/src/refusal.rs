@@ -271,14 +271,16 @@ fn part(line: &str, mark: &str) -> Option<String> {
     good.then(|| text.to_owned())
 }
 
-/// Runs a shell script.
+/// Runs a shell script and gives what it prints.
 ///
 /// # Panics
 /// When it fails.
 #[track_caller]
-pub fn shell(script: &str) {
+pub fn shell(script: &str) -> String {
     match Command::new("sh").args(["-c", script]).output() {
-        Ok(output) if output.status.success() => {}
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        }
         result => panic!("{script}\n{result:?}"),
     }
 }

@@ -1,6 +1,9 @@
 //! Binding to vfio-pci and back.
 
-use super::{Attributes, BoundRecord, BoundRecords, DriverError, Owner};
+use super::{
+    Attributes, BoundRecord, BoundRecords, DriverError, LinkSetting, Owner, VirtualLinks, link_of,
+    set_link,
+};
 use crate::host::{HostFunction, HostRoot, Problem, is_vfio};
 use crate::pci::HostSbdf;
 use std::path::{Path, PathBuf};
@@ -22,6 +25,8 @@ pub struct Binder<'a> {
     pub root: &'a HostRoot,
     /// Where drivers are bound.
     pub attributes: &'a dyn Attributes,
+    /// Where virtual functions of network cards are set up.
+    pub links: &'a dyn VirtualLinks,
     /// What was before.
     pub records: &'a BoundRecords,
     /// How long the nodes of VFIO may take to appear.
@@ -79,6 +84,28 @@ impl Binder<'_> {
             self.records.write(sbdf, &BoundRecord { owner, ..record })?;
         }
         Ok(())
+    }
+
+    /// Gives a virtual function that was bound settings, which it loses again when it is given back.
+    ///
+    /// # Errors
+    /// The setting that it can't have; then it has none of them.
+    pub fn set_up(&self, sbdf: HostSbdf, settings: &[LinkSetting]) -> Result<(), DriverError> {
+        if settings.is_empty() {
+            return Ok(());
+        }
+        if let Some(mut record) = self.records.read(sbdf)? {
+            let link = link_of(self.root, self.links, sbdf)?.unwrap_or_default();
+            for setting in settings {
+                let same = |noted: &LinkSetting| noted.option() == setting.option();
+                // What a run that was killed has noted is what was before.
+                if !record.former_link.iter().any(same) {
+                    record.former_link.push(link.setting_like(*setting));
+                }
+            }
+            self.records.write(sbdf, &record)?;
+        }
+        Ok(set_link(self.root, self.links, sbdf, settings).map(drop)?)
     }
 
     /// Binds one, and notes it in `begun` before anything changes.
@@ -144,6 +171,13 @@ impl Binder<'_> {
     }
 
     fn restore(&self, sbdf: HostSbdf, record: &BoundRecord) -> Result<(), DriverError> {
+        // Before its driver comes, which asks for them once.
+        for setting in &record.former_link {
+            // One that it can't have any more is no reason to keep it from its driver.
+            if let Err(error) = set_link(self.root, self.links, sbdf, &[*setting]) {
+                log::warn!("{}, which it had before", error.problem().what);
+            }
+        }
         self.prefer(sbdf, record.former_override.as_deref())?;
         let driver = self.driver(sbdf)?;
         // One that the host has given to yet another driver is the host's again.
@@ -406,6 +440,34 @@ mod tests {
                 "devices/0000:03:00.0/driver_override < ",
                 "drivers/vfio-pci/unbind < 0000:03:00.0",
                 "drivers_probe < 0000:03:00.0",
+            ]
+        );
+    }
+
+    #[test]
+    fn settings_of_a_virtual_function_go_before_its_driver_comes() {
+        let kernel = Kernel::new();
+        kernel.make_virtual(GPU_AUDIO.0, NIC.0);
+        bind(&kernel, &[GPU_AUDIO.0]).unwrap();
+        kernel.writes();
+        let set_up = |settings: &[LinkSetting]| {
+            kernel
+                .with_binder(|binder| binder.set_up(sbdf(GPU_AUDIO.0), settings))
+                .unwrap();
+        };
+        set_up(&[LinkSetting::SpoofCheck(false)]);
+        // As a run that adopts it after a killed one does: what was before is known already.
+        set_up(&[LinkSetting::SpoofCheck(false), LinkSetting::Trust(true)]);
+        kernel.writes();
+        unbind(&kernel, GPU_AUDIO.0).unwrap();
+        assert_eq!(
+            kernel.writes(),
+            [
+                "eth0 vf 0: spoof check on".to_owned(),
+                "eth0 vf 0: trust off".to_owned(),
+                format!("{AUDIO_OVERRIDE} < "),
+                "drivers/vfio-pci/unbind < 0000:01:00.1".to_owned(),
+                "drivers/snd_hda_intel/bind < 0000:01:00.1".to_owned(),
             ]
         );
     }

@@ -1,5 +1,6 @@
 //! What can go wrong while a function changes its driver.
 
+use super::VirtualLinkError;
 use crate::host::{HostError, Problem};
 use crate::pci::HostSbdf;
 use std::io;
@@ -12,6 +13,9 @@ pub enum DriverError {
     /// A fact about the host could not be read.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// A virtual function can't have a setting.
+    #[error(transparent)]
+    Link(#[from] VirtualLinkError),
     /// The kernel did not take what was written to an attribute.
     #[error("can't write '{text}' to {}", path.display())]
     Write {
@@ -72,6 +76,7 @@ impl DriverError {
     pub fn problem(&self) -> Problem {
         let (why, remedy) = match self {
             Self::Host(error) => return error.problem(),
+            Self::Link(error) => return error.problem(),
             Self::Write { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => (
                 source.to_string(),
                 "do it on the host and not in a container; sysfs is here: findmnt /sys".to_owned(),

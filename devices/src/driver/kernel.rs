@@ -1,6 +1,6 @@
 //! The kernel's part for tests: it answers writes to the attributes of a saved host.
 
-use super::{Attributes, Binder, BoundRecords, VFIO_PCI};
+use super::{Attributes, Binder, BoundRecords, LinkSetting, VFIO_PCI, VirtualLink, VirtualLinks};
 use crate::host::HostRoot;
 use crate::host::saved::{SavedHost, sbdf};
 use std::cell::RefCell;
@@ -61,6 +61,7 @@ impl Kernel {
         act(&Binder {
             root: &self.root(),
             attributes: self,
+            links: self,
             records: &self.records(),
             patience: Duration::from_millis(20),
         })
@@ -113,6 +114,18 @@ impl Kernel {
     /// The records that there were at the first write.
     pub(super) fn records_seen(&self) -> Option<Vec<String>> {
         self.state.borrow().records_seen.clone()
+    }
+
+    /// Makes `address` the one virtual function of `physical`, whose interface is eth0.
+    pub(super) fn make_virtual(&self, address: &str, physical: &str) {
+        let directory = format!("{BUS}/devices/{physical}");
+        self.host
+            .file(&format!("{directory}/net/eth0/ifindex"), "2\n");
+        let target = format!("../{address}");
+        self.host.link(&format!("{directory}/virtfn0"), &target);
+        let target = format!("../{physical}");
+        let link = format!("{BUS}/devices/{address}/physfn");
+        self.host.link(&link, &target);
     }
 
     fn take(&self, address: &str, driver: &str) {
@@ -168,6 +181,22 @@ impl Attributes for Kernel {
             ["drivers_probe"] => self.probe(text),
             other => panic!("no such attribute: {other:?}"),
         }
+        Ok(())
+    }
+}
+
+/// One virtual function of eth0 that has its spoof check on.
+impl VirtualLinks for Kernel {
+    fn read(&self, _: &str) -> io::Result<Vec<VirtualLink>> {
+        Ok(vec![VirtualLink {
+            spoof_check: true,
+            ..VirtualLink::default()
+        }])
+    }
+
+    fn change(&self, interface: &str, index: u32, setting: LinkSetting) -> io::Result<()> {
+        let written = format!("{interface} vf {index}: {setting}");
+        self.state.borrow_mut().writes.push(written);
         Ok(())
     }
 }

@@ -12,6 +12,7 @@
 
 mod binder;
 mod error;
+mod free;
 #[cfg(test)]
 mod kernel;
 mod record;
@@ -21,6 +22,7 @@ mod virtual_link;
 
 pub use binder::{BindFailure, Binder, VFIO_PCI};
 pub use error::DriverError;
+pub use free::free_virtual_function;
 pub use record::{BoundRecord, BoundRecords, Owner};
 pub use rtnetlink::RouteNetlink;
 pub use virtual_functions::{VirtualFunctionsError, set_virtual_functions};

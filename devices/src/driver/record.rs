@@ -6,10 +6,14 @@
 //! boot-id=5f0f5e0c-…
 //! former-driver=igb
 //! former-override=pci-stub
+//! former-mac=00:00:00:00:00:00
+//! former-vlan=0 0
+//! former-trust=off
+//! former-spoof-check=on
 //! owner=4711 123456
 //! ```
 
-use super::DriverError;
+use super::{DriverError, LinkSetting, MacAddress, Vlan};
 use crate::host::{HostError, HostRoot};
 use crate::pci::HostSbdf;
 use rustix::fs::{FlockOperation, flock};
@@ -29,6 +33,8 @@ pub struct BoundRecord {
     pub former_driver: Option<String>,
     /// The driver it was reserved for by `driver_override`.
     pub former_override: Option<String>,
+    /// The settings of a virtual function that were changed after it was bound.
+    pub former_link: Vec<LinkSetting>,
     /// The process that it was bound for; `None` if it stays bound until it is unbound.
     pub owner: Option<Owner>,
 }
@@ -51,6 +57,9 @@ impl fmt::Display for BoundRecord {
         if let Some(driver) = &self.former_override {
             writeln!(f, "former-override={driver}")?;
         }
+        for setting in &self.former_link {
+            writeln!(f, "former-{}={}", setting.option(), link_value(*setting))?;
+        }
         if let Some(Owner { pid, start }) = self.owner {
             writeln!(f, "owner={pid} {start}")?;
         }
@@ -58,27 +67,71 @@ impl fmt::Display for BoundRecord {
     }
 }
 
+fn link_value(setting: LinkSetting) -> String {
+    match setting {
+        LinkSetting::Mac(mac) => mac.to_string(),
+        LinkSetting::Vlan(Vlan { id, priority }) => format!("{id} {priority}"),
+        LinkSetting::Trust(on) | LinkSetting::SpoofCheck(on) => {
+            if on { "on" } else { "off" }.to_owned()
+        }
+    }
+}
+
+/// The setting that a line says; `None` if it is none of these.
+fn link_setting(key: &str, value: &str) -> Option<LinkSetting> {
+    let on = || match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    };
+    match key {
+        "former-mac" => value.parse::<MacAddress>().ok().map(LinkSetting::Mac),
+        "former-vlan" => {
+            let (id, priority) = value.split_once(' ')?;
+            let (id, priority) = (id.parse().ok()?, priority.parse().ok()?);
+            Some(LinkSetting::Vlan(Vlan { id, priority }))
+        }
+        "former-trust" => on().map(LinkSetting::Trust),
+        "former-spoof-check" => on().map(LinkSetting::SpoofCheck),
+        _ => None,
+    }
+}
+
 impl BoundRecord {
+    /// One of the boot `boot_id` for a function that had no driver.
+    #[must_use]
+    pub fn of_boot(boot_id: impl Into<String>) -> Self {
+        Self {
+            boot_id: boot_id.into(),
+            former_driver: None,
+            former_override: None,
+            former_link: Vec::new(),
+            owner: None,
+        }
+    }
+
     /// What `text` says, or the fault in it. Keys of a later version are passed over.
     fn parse(text: &str) -> Result<Self, String> {
-        let (mut boot_id, mut former_driver, mut former_override, mut owner) =
-            (None, None, None, None);
+        let mut boot_id = None;
+        let mut record = Self::of_boot(String::new());
         for line in text.lines() {
             let fault = || format!("it has a line '{line}'");
             let (key, value) = line.split_once('=').ok_or_else(fault)?;
             match key {
                 "boot-id" => boot_id = Some(value.to_owned()),
-                "former-driver" => former_driver = Some(value.to_owned()),
-                "former-override" => former_override = Some(value.to_owned()),
-                "owner" => owner = Some(Owner::parse(value).ok_or_else(fault)?),
+                "former-driver" => record.former_driver = Some(value.to_owned()),
+                "former-override" => record.former_override = Some(value.to_owned()),
+                "former-mac" | "former-vlan" | "former-trust" | "former-spoof-check" => {
+                    let setting = link_setting(key, value).ok_or_else(fault)?;
+                    record.former_link.push(setting);
+                }
+                "owner" => record.owner = Some(Owner::parse(value).ok_or_else(fault)?),
                 _ => {}
             }
         }
         Ok(Self {
             boot_id: boot_id.ok_or_else(|| "it has no line 'boot-id='".to_owned())?,
-            former_driver,
-            former_override,
-            owner,
+            ..record
         })
     }
 }
@@ -195,15 +248,18 @@ impl BoundRecords {
     ) -> Result<BoundRecord, DriverError> {
         let earlier = self.read(sbdf)?;
         let ours = driver_override.as_deref() == Some(super::VFIO_PCI);
-        let (former_driver, former_override) = match earlier {
-            Some(earlier) if ours => (driver.or(earlier.former_driver), earlier.former_override),
-            _ => (driver, driver_override),
-        };
-        Ok(BoundRecord {
-            boot_id: self.boot_id.clone(),
-            former_driver,
-            former_override,
-            owner,
+        Ok(match earlier {
+            Some(earlier) if ours => BoundRecord {
+                former_driver: driver.or(earlier.former_driver),
+                owner,
+                ..earlier
+            },
+            _ => BoundRecord {
+                former_driver: driver,
+                former_override: driver_override,
+                owner,
+                ..BoundRecord::of_boot(self.boot_id.clone())
+            },
         })
     }
 
@@ -256,10 +312,8 @@ mod tests {
 
     fn record() -> BoundRecord {
         BoundRecord {
-            boot_id: BOOT_ID.to_owned(),
             former_driver: Some("igb".to_owned()),
-            former_override: None,
-            owner: None,
+            ..BoundRecord::of_boot(BOOT_ID)
         }
     }
 
@@ -271,6 +325,12 @@ mod tests {
         assert_eq!(records.read(nic).unwrap(), None);
         let whole = BoundRecord {
             former_override: Some("pci-stub".to_owned()),
+            former_link: vec![
+                LinkSetting::Mac(MacAddress([0x52, 0x54, 0, 0, 0, 1])),
+                LinkSetting::Vlan(Vlan { id: 5, priority: 3 }),
+                LinkSetting::Trust(false),
+                LinkSetting::SpoofCheck(true),
+            ],
             owner: Some(Owner {
                 pid: 4711,
                 start: u64::MAX,
@@ -309,6 +369,10 @@ mod tests {
             ("", "it has no line 'boot-id='"),
             ("boot-id=x\nnonsense\n", "it has a line 'nonsense'"),
             ("boot-id=x\nowner=1\n", "it has a line 'owner=1'"),
+            (
+                "boot-id=x\nformer-vlan=5\n",
+                "it has a line 'former-vlan=5'",
+            ),
         ] {
             assert_eq!(BoundRecord::parse(text), Err(fault.to_owned()));
         }

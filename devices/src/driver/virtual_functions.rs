@@ -45,6 +45,16 @@ pub enum VirtualFunctionsError {
         /// What for.
         uses: Vec<HostUse>,
     },
+    /// None is there that nobody has.
+    #[error("{function} has no free virtual function")]
+    NoneFree {
+        /// The function.
+        function: HostFunction,
+        /// How many there may be.
+        total: u64,
+        /// Those that there are, and who has each.
+        taken: Vec<(HostSbdf, String)>,
+    },
     /// The kernel or the driver did not make or remove them.
     #[error("{function} has not got {asked} virtual functions")]
     Refused {
@@ -189,6 +199,11 @@ impl VirtualFunctionsError {
                     "have the host use something else first, or say --force".to_owned(),
                 )
             }
+            Self::NoneFree {
+                function,
+                total,
+                taken,
+            } => none_free(function.sbdf, *total, taken),
             Self::Refused {
                 function,
                 source,
@@ -208,6 +223,25 @@ impl VirtualFunctionsError {
         };
         Problem::new(self.to_string(), why, remedy)
     }
+}
+
+fn none_free(sbdf: HostSbdf, total: u64, taken: &[(HostSbdf, String)]) -> (String, String) {
+    if taken.is_empty() {
+        return (
+            format!("it has none now, and may have {total}"),
+            format!("sudo ferry vf set {sbdf} {total}"),
+        );
+    }
+    let taken: Vec<_> = taken
+        .iter()
+        .map(|(of, who)| format!("{of}: {who}"))
+        .collect();
+    (
+        taken.join("; "),
+        format!(
+            "make one free, e.g. by ferry unbind or ip link set down; they are listed by: ferry vf list {sbdf}"
+        ),
+    )
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ impl Place {
 
 impl VirtualLink {
     /// The setting of the same kind as `setting`.
-    fn setting_like(&self, setting: LinkSetting) -> LinkSetting {
+    pub(super) fn setting_like(&self, setting: LinkSetting) -> LinkSetting {
         match setting {
             LinkSetting::Mac(_) => LinkSetting::Mac(self.mac),
             LinkSetting::Vlan(_) => LinkSetting::Vlan(self.vlan),

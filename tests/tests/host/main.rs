@@ -5,6 +5,7 @@
 )]
 
 mod bind;
+mod chosen;
 mod managed;
 mod refusals;
 mod unbind;

@@ -6,7 +6,7 @@ use tests::site::{self, Kernel};
 use tests::{AS_USER, Attempt, Guest, HostDevice, MOMENT, Peer, Run, until};
 
 /// None are left, whatever happened.
-struct Removed(HostDevice);
+pub(crate) struct Removed(pub(crate) HostDevice);
 
 impl Drop for Removed {
     fn drop(&mut self) {
@@ -15,7 +15,7 @@ impl Drop for Removed {
 }
 
 /// The virtual functions in the order of their numbers.
-fn made(nic: &HostDevice) -> Vec<HostDevice> {
+pub(crate) fn made(nic: &HostDevice) -> Vec<HostDevice> {
     let link = |index| fs::read_link(nic.folder().join(format!("virtfn{index}"))).ok();
     let links = (0..).map_while(link);
     let addresses = links.map(|link| link.file_name().unwrap().to_str().unwrap().to_owned());

@@ -1,7 +1,7 @@
 //! `ferry bind`: functions of the host go to vfio-pci.
 
 use super::{Exit, Failure, address};
-use devices::driver::{Binder, BoundRecords, DriverError, Owner, VFIO_PCI};
+use devices::driver::{Binder, BoundRecords, DriverError, Owner, RouteNetlink, VFIO_PCI};
 use devices::host::{
     BindRefusal, BindRequest, HostFunction, HostRoot, PciNames, Problem, bindable,
 };
@@ -104,6 +104,7 @@ impl Work {
         Binder {
             root: &self.root,
             attributes: &self.root,
+            links: &RouteNetlink,
             records: &self.records,
             patience: PATIENCE,
         }

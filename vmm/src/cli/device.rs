@@ -1,17 +1,25 @@
-//! `--device host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH][,managed=on|off][,on-error=…][,request-timeout=…]`.
+//! `--device host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH][,managed=on|off][,on-error=…][,request-timeout=…]`,
+//! and `vf=auto[,mac=…][,vlan=…][,trust=on|off][,spoof-check=on|off]`.
 
+mod foreign;
+mod virtual_keys;
+
+use self::foreign::{foreign, foreign_keys};
+use self::virtual_keys::VirtualKeys;
+use super::link;
 use super::removal::RemovalKeys;
 use super::shown;
 use super::suggest::nearest;
+use devices::driver::LinkSetting;
 use devices::host::Problem;
-use devices::pci::{GuestBdf, HostSbdf};
+use devices::pci::{BdfError, GuestBdf, HostSbdf};
 use devices::vfio::{RomChoice, RomImage};
 use std::fs::{self, File};
 use std::io::Read;
 use vmm::spec::{DeviceRequest, PlacementError};
 
 /// The keys that Ferry knows.
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 12] = [
     "host",
     "id",
     "addr",
@@ -19,30 +27,11 @@ const KEYS: [&str; 7] = [
     "managed",
     "on-error",
     "request-timeout",
-];
-
-/// Keys of QEMU's vfio-pci, which a pasted line may have and which mean nothing here.
-const QEMU_KEYS: [(&str, &str); 14] = [
-    ("bus", "the guest has one bus; choose the slot with addr="),
-    ("bootindex", "Ferry boots the kernel that --kernel names"),
-    (
-        "multifunction",
-        "it follows from the functions given for one slot",
-    ),
-    ("rombar", "hide the expansion ROM with rom=off"),
-    ("romfile", "name the file with rom=PATH"),
-    ("sysfsdev", "name the device with host=BDF"),
-    ("iommufd", "Ferry uses the VFIO container"),
-    ("fd", "name the device with host=BDF"),
-    ("display", "Ferry has no display"),
-    ("enable-migration", "Ferry does not migrate guests"),
-    ("failover_pair_id", "Ferry does not migrate guests"),
-    ("x-vga", "Ferry does not route legacy VGA accesses"),
-    (
-        "x-igd-opregion",
-        "Ferry has no support for integrated graphics",
-    ),
-    ("xres", "Ferry has no display"),
+    "vf",
+    "mac",
+    "vlan",
+    "trust",
+    "spoof-check",
 ];
 
 const USAGE: &str =
@@ -55,37 +44,67 @@ pub(super) struct Requested {
     pub(super) device: DeviceRequest,
     /// Whether it is bound to vfio-pci for this run and given back after it.
     pub(super) managed: bool,
+    /// Whether it is a virtual function of `device.host`, whichever is free, and not that itself; then it is managed.
+    pub(super) virtual_function: bool,
+    /// What is set for that one.
+    pub(super) settings: Vec<LinkSetting>,
 }
 
 /// Parses the argument of one `--device`. A leading `vfio-pci,` or `pci-assign,` is accepted, so that
 /// a line from elsewhere can be pasted.
 pub(super) fn parse(text: &str) -> Result<Requested, Problem> {
     let what = format!("--device {} is not understood", shown(text));
-    let problem = |why: String, remedy: &str| Problem::new(what.clone(), why, remedy);
     let options = text
         .strip_prefix("vfio-pci,")
         .or_else(|| text.strip_prefix("pci-assign,"))
         .unwrap_or(text);
-    let (mut host, mut id, mut guest, mut chosen_rom, mut managed) = (None, None, None, None, None);
-    let mut removal = RemovalKeys::default();
+    let mut keys = Keys::default();
     for option in options.split(',') {
         let Some((key, value)) = option.split_once('=') else {
             return Err(no_key(&what, option));
         };
-        let again = match key {
+        let again = match keys.take(key, value, &what)? {
+            Some(again) => again,
+            None => return Err(unknown_key(&what, key, options)),
+        };
+        if again {
+            let why = format!("'{key}' is given twice");
+            return Err(Problem::new(what, why, "leave one out"));
+        }
+    }
+    keys.requested(&what)
+}
+
+/// What was given so far.
+#[derive(Default)]
+struct Keys {
+    host: Option<HostSbdf>,
+    id: Option<String>,
+    guest: Option<GuestBdf>,
+    rom: Option<RomChoice>,
+    managed: Option<bool>,
+    removal: RemovalKeys,
+    virtual_keys: VirtualKeys,
+}
+
+impl Keys {
+    /// Takes the value of a key; whether there was one before, or none if there is no such key.
+    fn take(&mut self, key: &str, value: &str, what: &str) -> Result<Option<bool>, Problem> {
+        let problem = |why: String, remedy: &str| Problem::new(what, why, remedy);
+        Ok(Some(match key {
             "host" => {
-                let address: HostSbdf = value.parse().map_err(|error| {
+                let address = value.parse().map_err(|error: BdfError| {
                     let remedy =
                         "give an address, e.g. host=0000:01:00.0, as they are listed by: ferry devices --all";
-                    problem(format!("{error}"), remedy)
+                    problem(error.to_string(), remedy)
                 })?;
-                host.replace(address).is_some()
+                self.host.replace(address).is_some()
             }
             "id" => {
                 let name = name(value).map_err(|why| {
                     problem(why, "use letters, digits, '-', '_' and '.', e.g. id=nic0")
                 })?;
-                id.replace(name).is_some()
+                self.id.replace(name).is_some()
             }
             "addr" => {
                 let place = place(value).map_err(|why| {
@@ -94,29 +113,43 @@ pub(super) fn parse(text: &str) -> Result<Requested, Problem> {
                         "give slot 0x1 to 0x1f and function 0 to 7, e.g. addr=0x6.0x1",
                     )
                 })?;
-                guest.replace(place).is_some()
+                self.guest.replace(place).is_some()
             }
-            "on-error" => removal.on_error(value)?,
-            "request-timeout" => removal.request_timeout(value)?,
-            "rom" => chosen_rom.replace(rom(value)?).is_some(),
-            "managed" => managed.replace(on(&what, value)?).is_some(),
-            _ => return Err(unknown_key(&what, key, options)),
-        };
-        if again {
-            return Err(problem(format!("'{key}' is given twice"), "leave one out"));
-        }
+            "on-error" => self.removal.on_error(value)?,
+            "request-timeout" => self.removal.request_timeout(value)?,
+            "rom" => self.rom.replace(rom(value)?).is_some(),
+            "managed" => self.managed.replace(on(what, value)?).is_some(),
+            key if key == "vf" || link::NAMES.contains(&key) => {
+                self.virtual_keys.take(key, value, what)?
+            }
+            _ => return Ok(None),
+        }))
     }
-    let host = host.ok_or_else(|| problem("host= is missing".to_owned(), USAGE))?;
-    Ok(Requested {
-        device: DeviceRequest {
-            host,
-            id,
-            guest,
-            rom: chosen_rom.unwrap_or_default(),
-            removal: removal.spec(),
-        },
-        managed: managed.unwrap_or(false),
-    })
+
+    fn requested(self, what: &str) -> Result<Requested, Problem> {
+        let problem = |why: &str, remedy: &str| Problem::new(what, why, remedy);
+        let host = self
+            .host
+            .ok_or_else(|| problem("host= is missing", USAGE))?;
+        let settings = self.virtual_keys.settings(what, host)?;
+        let virtual_function = self.virtual_keys.auto;
+        if virtual_function && self.managed == Some(false) {
+            let why = "vf=auto binds the virtual function for this run, which managed=off forbids";
+            return Err(problem(why, "leave managed=off out"));
+        }
+        Ok(Requested {
+            device: DeviceRequest {
+                host,
+                id: self.id,
+                guest: self.guest,
+                rom: self.rom.unwrap_or_default(),
+                removal: self.removal.spec(),
+            },
+            managed: virtual_function || self.managed.unwrap_or(false),
+            virtual_function,
+            settings,
+        })
+    }
 }
 
 fn on(what: &str, value: &str) -> Result<bool, Problem> {
@@ -154,33 +187,6 @@ fn unknown_key(what: &str, key: &str, options: &str) -> Problem {
         |known| format!("did you mean '{known}='?"),
     );
     Problem::new(what, why, remedy)
-}
-
-/// Why a key of QEMU's has no use here.
-fn foreign(key: &str) -> Option<&'static str> {
-    let listed = QEMU_KEYS.iter().find(|(qemu, _)| *qemu == key);
-    listed
-        .map(|(_, meaning)| *meaning)
-        // QEMU's prefix for experiments and workarounds.
-        .or_else(|| key.starts_with("x-").then_some("it tunes QEMU's own code"))
-}
-
-/// All of QEMU's keys in a pasted line at once, and the line without them.
-fn foreign_keys(what: &str, options: &str) -> Problem {
-    let (mut kept, mut reasons) = (Vec::new(), Vec::new());
-    for option in options.split(',') {
-        let key = option.split('=').next().unwrap_or_default();
-        match foreign(key) {
-            Some(meaning) => reasons.push(format!("'{key}' ({meaning})")),
-            None => kept.push(option),
-        }
-    }
-    let are = match reasons.len() {
-        1 => "is a key",
-        _ => "are keys",
-    };
-    let why = format!("{} {are} of QEMU's without use here", reasons.join(", "));
-    Problem::new(what, why, format!("write --device {}", kept.join(",")))
 }
 
 /// Devices that can't be in one guest together.
@@ -277,6 +283,22 @@ mod tests {
         assert!(problem.why.contains("neither on nor off"), "{problem}");
         let problem = managed(",managed=on,managed=on").unwrap_err();
         assert!(problem.why.contains("given twice"), "{problem}");
+    }
+
+    #[test]
+    fn a_free_virtual_function_is_managed_and_set_up() {
+        let requested = parse("host=01:00.0,vf=auto,vlan=5,mac=52:54:00:00:00:01").unwrap();
+        assert!(requested.virtual_function && requested.managed);
+        let options: Vec<_> = requested.settings.iter().map(|one| one.option()).collect();
+        assert_eq!(options, ["mac", "vlan"]);
+        let why = |text: &str| parse(&format!("host=01:00.0{text}")).unwrap_err().why;
+        assert_eq!(why(",vf=3"), "vf=3 is not auto");
+        assert_eq!(why(",vf=auto,vlan=5,vlan=6"), "'vlan' is given twice");
+        assert_eq!(why(",vf=auto,vf=auto"), "'vf' is given twice");
+        let without = why(",trust=on");
+        assert!(without.starts_with("trust= is a setting"), "{without}");
+        let forbidden = why(",vf=auto,managed=off");
+        assert!(forbidden.contains("managed=off forbids"), "{forbidden}");
     }
 
     #[test]

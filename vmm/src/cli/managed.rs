@@ -1,9 +1,10 @@
-//! `--device …,managed=on`: devices that are bound to vfio-pci for one run.
+//! `--device …,managed=on`, and `vf=auto`: devices that are bound to vfio-pci for one run.
 
 use super::Failure;
-use super::bind::{Work, driver_name, host_problems};
+use super::bind::{Work, driver_name, host_problem, host_problems};
+use super::device::Requested;
 use super::unbind::held_open;
-use devices::driver::{Binder, Owner};
+use devices::driver::{Binder, LinkSetting, Owner, free_virtual_function};
 use devices::host::BindRequest;
 use devices::pci::HostSbdf;
 use std::time::Duration;
@@ -11,6 +12,58 @@ use std::time::Duration;
 /// How long another ferry may bind and unbind meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
 const COMMAND: &str = "run with managed=on";
+
+/// A device that is to be bound for one run.
+pub(super) struct Loan {
+    pub(super) sbdf: HostSbdf,
+    /// What is set while it is bound, if it is a virtual function.
+    settings: Vec<LinkSetting>,
+}
+
+/// What is to be bound for one run.
+pub(super) struct Loans {
+    pub(super) devices: Vec<Loan>,
+    /// Held from the choice of a virtual function on, so that no other run chooses the same.
+    work: Option<Work>,
+}
+
+impl Loans {
+    /// Those of `requested`, where an address of a physical function becomes that of its virtual one that was chosen.
+    ///
+    /// # Errors
+    /// Why there is none to choose.
+    pub(super) fn choose(requested: &mut [Requested]) -> Result<Self, Failure> {
+        let mut work = None;
+        if requested.iter().any(|one| one.virtual_function) {
+            let begun = Work::begin("run with vf=auto", PATIENCE)?;
+            let mut chosen = Vec::new();
+            for one in requested.iter_mut().filter(|one| one.virtual_function) {
+                let physical = one.device.host;
+                let records = begun.binder().records;
+                let free = free_virtual_function(&begun.root, records, physical, &chosen);
+                let free = free.map_err(|error| host_problem(error.problem()))?;
+                log::info!("{free} is the virtual function of {physical} for this run");
+                chosen.push(free);
+                one.device.host = free;
+            }
+            work = Some(begun);
+        }
+        let managed = requested.iter().filter(|one| one.managed);
+        let devices = managed.map(|one| Loan {
+            sbdf: one.device.host,
+            settings: one.settings.clone(),
+        });
+        Ok(Self {
+            devices: devices.collect(),
+            work,
+        })
+    }
+
+    /// Their addresses.
+    pub(super) fn addresses(&self) -> Vec<HostSbdf> {
+        self.devices.iter().map(|loan| loan.sbdf).collect()
+    }
+}
 
 /// Devices that go back to their drivers when this is dropped.
 pub(super) struct Managed {
@@ -25,17 +78,21 @@ impl Managed {
     ///
     /// # Errors
     /// Why they can't be bound. Nothing is changed then.
-    pub(super) fn bind(devices: &[HostSbdf]) -> Result<Self, Failure> {
+    pub(super) fn bind(loans: Loans) -> Result<Self, Failure> {
         let none = Self {
             devices: Vec::new(),
             owner: None,
         };
-        if devices.is_empty() {
+        let wanted = loans.addresses();
+        if wanted.is_empty() {
             return Ok(none);
         }
-        let work = Work::begin(COMMAND, PATIENCE)?;
+        let work = match loans.work {
+            Some(work) => work,
+            None => Work::begin(COMMAND, PATIENCE)?,
+        };
         let request = BindRequest {
-            functions: devices,
+            functions: &wanted,
             groups: false,
             force: false,
         };
@@ -49,7 +106,16 @@ impl Managed {
         for sbdf in &devices {
             log::info!("{sbdf} is on vfio-pci for this run");
         }
-        Ok(Self { devices, owner })
+        let bound = Self { devices, owner };
+        for loan in &loans.devices {
+            if let Err(error) = binder.set_up(loan.sbdf, &loan.settings) {
+                let failure = host_problem(error.problem());
+                // Giving them back takes the lock again.
+                drop(work);
+                return Err(failure);
+            }
+        }
+        Ok(bound)
     }
 }
 

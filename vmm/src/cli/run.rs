@@ -1,6 +1,7 @@
 //! `ferry run`.
 
-use super::managed::Managed;
+use super::device::Requested;
+use super::managed::{Loans, Managed};
 use super::suggest::nearest;
 use super::{Exit, Failure, device, shown, size};
 use clap::ValueEnum;
@@ -49,7 +50,8 @@ pub(super) struct Arguments {
     )]
     memory: String,
     /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]; may be repeated.
-    /// managed=on binds it for this run and gives it back after it. What
+    /// managed=on binds it for this run and gives it back after it. vf=auto takes a free virtual function of it instead,
+    /// with mac=ADDRESS, vlan=ID, trust=on|off and spoof-check=on|off for this run. What
     /// follows an uncorrectable error: on-error=stop|unplug|report; how long the guest may keep a device that the host wants
     /// back: request-timeout=SECONDS
     #[arg(long, value_name = "host=BDF[,…]")]
@@ -70,11 +72,16 @@ pub(super) struct Arguments {
 
 /// Builds the machine, runs it, and turns its end into an exit code.
 pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Failure> {
-    let (spec, managed) = arguments.spec().map_err(Failure::usage)?;
+    let mut requested = arguments.requested().map_err(Failure::usage)?;
+    // All else is understood before the host is looked at; the places of devices follow from the choice.
+    arguments.spec(&[]).map_err(Failure::usage)?;
+    let loans = Loans::choose(&mut requested)?;
+    let spec = arguments.spec(&requested).map_err(Failure::usage)?;
+    let managed = loans.addresses();
     // What is wrong with all else is told before a device leaves its driver.
     check_host(&spec, &managed)?;
     // Given back when this is dropped, after the machine, which has them open, is gone.
-    let bound = Managed::bind(&managed)?;
+    let bound = Managed::bind(loans)?;
     if !managed.is_empty() {
         check_host(&spec, &[])?;
     }
@@ -149,23 +156,21 @@ fn exit_code(outcome: &Outcome) -> ExitCode {
 }
 
 impl Arguments {
-    /// The machine, and the devices that are bound for this run alone.
-    fn spec(self) -> Result<(MachineSpec, Vec<HostSbdf>), Problem> {
+    fn requested(&self) -> Result<Vec<Requested>, Problem> {
+        let texts = self.device.iter();
+        texts.map(|text| device::parse(text)).collect()
+    }
+
+    /// The machine with devices that are chosen.
+    fn spec(&self, requested: &[Requested]) -> Result<MachineSpec, Problem> {
         let cpus = cpus(&self.cpus)?;
         let (memory, huge_pages) = size::parse(&self.memory)?;
-        let requests = self
-            .device
-            .iter()
-            .map(|text| device::parse(text))
-            .collect::<Result<Vec<_>, _>>()?;
-        let managed = requests.iter().filter(|request| request.managed);
-        let managed = managed.map(|request| request.device.host).collect();
-        let requests: Vec<_> = requests.into_iter().map(|one| one.device).collect();
+        let requests: Vec<_> = requested.iter().map(|one| one.device.clone()).collect();
         let devices = place(&requests).map_err(|error| device::misplaced(&error))?;
-        let spec = MachineSpec {
-            kernel: self.kernel,
-            initramfs: self.initramfs,
-            cmdline: self.cmdline,
+        Ok(MachineSpec {
+            kernel: self.kernel.clone(),
+            initramfs: self.initramfs.clone(),
+            cmdline: self.cmdline.clone(),
             cpus,
             memory,
             huge_pages,
@@ -174,8 +179,7 @@ impl Arguments {
             serial: serial(&self.serial)?,
             stats: self.stats.as_deref().map(stats).transpose()?,
             no_reboot: self.no_reboot,
-        };
-        Ok((spec, managed))
+        })
     }
 }
 
