@@ -2,11 +2,12 @@
 
 use crate::site::{self, Kernel};
 use crate::transcript::Silence;
-use crate::{Assigned, BOOT, Figures, Guest, MOMENT, Terminal, Transcript, until};
+use crate::{AS_USER, Assigned, BOOT, Figures, Guest, MOMENT, Terminal, Transcript, USER, until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct Run {
     cmdline: Vec<String>,
     options: Vec<OsString>,
     input: Input,
+    /// Whether what it reads and writes is to be the user's that has no rights.
+    for_user: bool,
 }
 
 #[derive(Debug)]
@@ -47,6 +50,7 @@ impl Run {
                 .into(),
             options: Vec::new(),
             input: Input::Pipe,
+            for_user: false,
         }
         .option("--initramfs", kernel.initramfs())
     }
@@ -140,20 +144,36 @@ impl Run {
         self
     }
 
+    /// Starts Ferry as a user without any rights. The shell commands `before` are run by root in the same process, which
+    /// keeps what descriptors and limits they leave.
+    #[must_use]
+    pub fn as_user(mut self, before: &str) -> Self {
+        self.for_user = true;
+        let script = format!("{before}\nexec {} \"$@\"", AS_USER.join(" "));
+        self.through(&["sh", "-c", &script, "sh"])
+    }
+
     /// Starts Ferry.
     ///
     /// # Panics
     /// When the program can't be started.
     #[must_use]
     #[track_caller]
-    pub fn start(self) -> Ferry {
+    pub fn start(mut self) -> Ferry {
         let folder = match tempfile::Builder::new().prefix("ferry-test-").tempdir() {
             Ok(folder) => folder,
             Err(error) => panic!("no temporary folder: {error}"),
         };
+        let mut kernel = self.kernel.path();
+        if self.for_user {
+            kernel = given(folder.path(), &kernel);
+            if let Some(initramfs) = value_of(&mut self.options, "--initramfs") {
+                *initramfs = given(folder.path(), Path::new(initramfs)).into();
+            }
+        }
         let mut words = self.wrapper;
         words.push(site::ferry().into());
-        words.extend(["run".into(), "--kernel".into(), self.kernel.path().into()]);
+        words.extend(["run".into(), "--kernel".into(), kernel.into()]);
         words.extend(["--cmdline".into(), self.cmdline.join(" ").into()]);
         let own_stats = !self.options.iter().any(|option| option == "--stats");
         words.extend(self.options);
@@ -187,6 +207,24 @@ impl Run {
     pub fn boot(self) -> Guest {
         Guest::of(self.start())
     }
+}
+
+/// Copies a file into a folder, and gives both to the user without rights.
+fn given(folder: &Path, file: &Path) -> PathBuf {
+    let copy = folder.join(file.file_name().unwrap_or_default());
+    let user = USER.parse().ok();
+    let done = fs::copy(file, &copy)
+        .and_then(|_| chown(&copy, user, user))
+        .and_then(|()| chown(folder, user, user));
+    match done {
+        Ok(()) => copy,
+        Err(error) => panic!("{}: {error}", copy.display()),
+    }
+}
+
+fn value_of<'a>(options: &'a mut [OsString], name: &str) -> Option<&'a mut OsString> {
+    let at = options.iter().position(|option| option == name)?;
+    options.get_mut(at + 1)
 }
 
 /// A running Ferry. Dropping it kills it.

@@ -2,7 +2,7 @@
 
 use devices::host::HugePageSize;
 use devices::pci::{GuestBdf, HostSbdf};
-use devices::vfio::RomChoice;
+use devices::vfio::{PassedDescriptors, RomChoice};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +24,8 @@ pub struct MachineSpec {
     pub huge_pages: Option<HugePageSize>,
     /// The devices to assign, each at its own place on the guest's bus.
     pub devices: Vec<DeviceSpec>,
+    /// What of VFIO was opened for this process.
+    pub passed: PassedDescriptors,
     /// Whether they reach each other's BARs.
     pub peer_to_peer: bool,
     /// Where the guest's serial console goes.

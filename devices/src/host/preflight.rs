@@ -14,7 +14,7 @@ use super::vfio_node::{self, VfioNodeObstacle};
 use crate::pci::HostSbdf;
 
 /// What a run needs of the host.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RunRequirements<'a> {
     /// Functions to assign.
     pub devices: &'a [HostSbdf],
@@ -22,6 +22,10 @@ pub struct RunRequirements<'a> {
     pub guest_ram: u64,
     /// The pages that it is to be made of, if not of the smallest.
     pub huge_pages: Option<HugePageSize>,
+    /// Groups whose nodes were opened for this process.
+    pub passed_groups: &'a [u32],
+    /// Whether the container was, too.
+    pub passed_container: bool,
 }
 
 /// One reason why a run can't work.
@@ -98,7 +102,7 @@ pub fn obstacles(
     let mut walk = Walk {
         root,
         limits,
-        asked: requirements.devices,
+        requirements,
         seen_groups: Vec::new(),
         found: Vec::new(),
     };
@@ -110,7 +114,7 @@ pub fn obstacles(
     if let Some(sbdf) = first_grouped {
         walk.keep(remapping::check(root, sbdf));
         // Loading vfio-pci, already the remedy of another, brings the container and its backend.
-        if !walk.lacks_vfio_pci() {
+        if !walk.lacks_vfio_pci() && !requirements.passed_container {
             walk.container();
         }
     }
@@ -127,7 +131,7 @@ pub fn obstacles(
 struct Walk<'a> {
     root: &'a HostRoot,
     limits: &'a dyn ProcessLimits,
-    asked: &'a [HostSbdf],
+    requirements: &'a RunRequirements<'a>,
     /// Groups met so far, each with the first function that led to it.
     seen_groups: Vec<(u32, HostSbdf)>,
     found: Vec<Obstacle>,
@@ -171,7 +175,7 @@ impl Walk<'_> {
     }
 
     fn device(&mut self, index: usize, sbdf: HostSbdf) {
-        let earlier = self.asked.get(..index).unwrap_or_default();
+        let earlier = self.requirements.devices.get(..index).unwrap_or_default();
         match earlier.iter().filter(|other| **other == sbdf).count() {
             0 => {}
             1 => return self.found.push(BindingObstacle::Duplicate { sbdf }.into()),
@@ -217,9 +221,14 @@ impl Walk<'_> {
         if self.keep(iommu::check_group(self.root, sbdf, group)) {
             return;
         }
-        self.keep(binding::check_group(self.root, sbdf, group, self.asked));
+        self.keep(binding::check_group(
+            self.root,
+            sbdf,
+            group,
+            self.requirements.devices,
+        ));
         // The node appears with the first member on vfio-pci.
-        if !bound_elsewhere {
+        if !bound_elsewhere && !self.requirements.passed_groups.contains(&group) {
             let node = vfio_node::check_group(self.root, self.limits, sbdf, group);
             self.keep(node);
         }
@@ -292,6 +301,7 @@ mod tests {
             devices: &devices,
             guest_ram: 1 << 30,
             huge_pages: Some(HugePageSize::Gib1),
+            ..RunRequirements::default()
         };
         let found = obstacles(&host.root(), &requirements, &FakeLimits::generous());
         assert!(
@@ -338,6 +348,30 @@ mod tests {
     }
 
     #[test]
+    fn nodes_that_were_passed_need_not_be_there() {
+        let host = SavedHost::intel();
+        host.remove("dev/vfio");
+        let devices = [sbdf(NIC.0)];
+        let passed = RunRequirements {
+            devices: &devices,
+            passed_groups: &[16],
+            passed_container: true,
+            ..RunRequirements::default()
+        };
+        let found = obstacles(&host.root(), &passed, &FakeLimits::generous());
+        assert!(found.is_empty(), "{found:#?}");
+        let other_group = RunRequirements {
+            passed_groups: &[14],
+            ..passed
+        };
+        let found = obstacles(&host.root(), &other_group, &FakeLimits::generous());
+        assert!(
+            matches!(found.as_slice(), [Obstacle::VfioNode(_)]),
+            "{found:#?}"
+        );
+    }
+
+    #[test]
     fn missing_iommu_is_told_once_for_all_devices() {
         let host = SavedHost::intel_without_iommu();
         host.function(NIC, Some("igb"), None);
@@ -354,7 +388,7 @@ mod tests {
         let requirements = RunRequirements {
             devices: &devices,
             guest_ram: 0,
-            huge_pages: None,
+            ..RunRequirements::default()
         };
         let found = obstacles(&host.root(), &requirements, &FakeLimits::generous());
         assert!(

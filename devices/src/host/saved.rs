@@ -157,7 +157,7 @@ impl SavedHost {
         let requirements = RunRequirements {
             devices: &devices,
             guest_ram: 8 * GIB,
-            huge_pages: None,
+            ..RunRequirements::default()
         };
         let problems = preflight(&self.root(), &requirements, limits)
             .err()

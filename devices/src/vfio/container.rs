@@ -6,6 +6,7 @@
 //! no device is there is mapped when one comes.
 
 use super::group::{GroupError, GroupObserver, Groups};
+use super::passed::PassedDescriptors;
 use super::peer::PeerBars;
 use super::sys;
 pub use super::sys::DmaLimits;
@@ -68,7 +69,6 @@ struct Shared {
     peers: Option<PeerBars>,
 }
 
-#[derive(Default)]
 struct State {
     groups: Groups,
     devices: usize,
@@ -96,24 +96,30 @@ impl DmaMapper for KernelMapper {
 }
 
 impl VfioContext {
-    /// Opens a container. `observer` is told of each group. With `peer_to_peer` devices reach each other's BARs.
+    /// Opens a container, unless one was passed. `observer` is told of each group. With `peer_to_peer` devices reach each
+    /// other's BARs.
     ///
     /// # Errors
     /// [`ContainerError::Open`], [`ContainerError::Duplicate`].
     pub fn new(
         observer: Option<Arc<dyn GroupObserver>>,
         peer_to_peer: bool,
+        passed: PassedDescriptors,
     ) -> Result<Self, ContainerError> {
-        let container = VfioContainer::new(None).map_err(ContainerError::Open)?;
-        // It keeps no group of ours, so a descriptor is all that is needed of it.
-        let fd = sys::container_fd(&container).map_err(ContainerError::Duplicate)?;
-        let fd = Arc::new(fd);
+        let fd = match &passed.container {
+            Some(container) => Arc::clone(container),
+            None => open_container()?,
+        };
         let kernel = KernelMapper(Arc::clone(&fd));
         Ok(Self {
             shared: Arc::new(Shared {
                 fd,
                 observer,
-                state: Mutex::default(),
+                state: Mutex::new(State {
+                    groups: Groups::new(passed),
+                    devices: 0,
+                    mappings: BTreeMap::new(),
+                }),
                 peers: peer_to_peer.then(|| PeerBars::new(Arc::new(kernel))),
             }),
         })
@@ -153,6 +159,13 @@ impl VfioContext {
         drop(state);
         replayed.map(|()| attachment)
     }
+}
+
+fn open_container() -> Result<Arc<OwnedFd>, ContainerError> {
+    let container = VfioContainer::new(None).map_err(ContainerError::Open)?;
+    // It keeps no group of ours, so a descriptor is all that is needed of it.
+    let fd = sys::container_fd(&container).map_err(ContainerError::Duplicate)?;
+    Ok(Arc::new(fd))
 }
 
 impl Shared {

@@ -4,12 +4,13 @@
 //! a device's group in sysfs only after they closed it, by when the host may have removed it, and panic; and they take a
 //! group out of its container with the first of its devices to close.
 
+use super::passed::PassedDescriptors;
 use super::sys;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,6 +50,15 @@ pub enum GroupError {
     /// A device of the group is on a driver of the host.
     #[error("group {0} is not viable: a device in it is on a driver other than vfio-pci")]
     NotViable(u32),
+    /// Whoever has opened the group has put it into a container that is not this process's.
+    #[error("group {group} is in another container")]
+    Elsewhere {
+        /// The group's number.
+        group: u32,
+        /// The errno.
+        #[source]
+        source: io::Error,
+    },
     /// An ioctl failed.
     #[error("{ioctl} failed for group {group}")]
     Ioctl {
@@ -75,14 +85,23 @@ pub enum GroupError {
 #[derive(Default)]
 pub(super) struct Groups {
     open: BTreeMap<u32, Group>,
+    passed: PassedDescriptors,
 }
 
 struct Group {
-    node: File,
+    node: Arc<OwnedFd>,
     devices: usize,
 }
 
 impl Groups {
+    /// None yet; those of `passed` need not be opened.
+    pub(super) fn new(passed: PassedDescriptors) -> Self {
+        Self {
+            open: BTreeMap::new(),
+            passed,
+        }
+    }
+
     /// Opens the device at `path` in sysfs; its group enters `container` first, if it is not in it.
     pub(super) fn open(
         &mut self,
@@ -109,14 +128,7 @@ impl Groups {
     }
 
     fn enter(&self, number: u32, container: BorrowedFd<'_>) -> Result<Group, GroupError> {
-        let node = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(Path::new(NODES).join(number.to_string()))
-            .map_err(|source| GroupError::Open {
-                group: number,
-                source,
-            })?;
+        let node = self.node(number)?;
         let failed = |ioctl| {
             move |source| GroupError::Ioctl {
                 ioctl,
@@ -124,19 +136,45 @@ impl Groups {
                 source,
             }
         };
-        let viable = sys::group_is_viable(node.as_fd());
-        if !viable.map_err(failed("VFIO_GROUP_GET_STATUS"))? {
+        let status = sys::group_status(node.as_fd());
+        let status = status.map_err(failed("VFIO_GROUP_GET_STATUS"))?;
+        if !status.viable {
             return Err(GroupError::NotViable(number));
         }
-        sys::group_enter(node.as_fd(), container).map_err(failed("VFIO_GROUP_SET_CONTAINER"))?;
+        // One that was passed may be in the container already, with its IOMMU or without.
+        if !status.in_container {
+            sys::group_enter(node.as_fd(), container)
+                .map_err(failed("VFIO_GROUP_SET_CONTAINER"))?;
+        }
         // The first group brings the IOMMU, the last takes it along. Closing the node undoes all of it.
-        if self.open.is_empty() {
-            sys::set_iommu(container).map_err(|source| GroupError::Iommu {
-                group: number,
-                source,
+        if self.open.is_empty() && sys::iommu_info(container).is_err() {
+            sys::set_iommu(container).map_err(|source| match status.in_container {
+                true => GroupError::Elsewhere {
+                    group: number,
+                    source,
+                },
+                false => GroupError::Iommu {
+                    group: number,
+                    source,
+                },
             })?;
         }
         Ok(Group { node, devices: 0 })
+    }
+
+    fn node(&self, number: u32) -> Result<Arc<OwnedFd>, GroupError> {
+        if let Some(passed) = self.passed.group(number) {
+            return Ok(Arc::clone(passed));
+        }
+        let node = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(Path::new(NODES).join(number.to_string()));
+        let node = node.map_err(|source| GroupError::Open {
+            group: number,
+            source,
+        })?;
+        Ok(Arc::new(node.into()))
     }
 
     fn device(&mut self, number: u32, path: &Path) -> Result<File, GroupError> {

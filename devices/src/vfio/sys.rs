@@ -16,8 +16,9 @@ use std::mem::{offset_of, size_of};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use vfio_bindings::bindings::vfio::{
-    VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_GROUP_FLAGS_VIABLE, VFIO_IOMMU_INFO_CAPS,
-    VFIO_IOMMU_INFO_PGSIZES, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
+    VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_GROUP_FLAGS_CONTAINER_SET,
+    VFIO_GROUP_FLAGS_VIABLE, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_INFO_PGSIZES,
+    VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
     VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD,
     VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, VFIO_REGION_INFO_CAP_SPARSE_MMAP,
     VFIO_REGION_INFO_FLAG_CAPS, VFIO_TYPE1v2_IOMMU, vfio_device_info, vfio_group_status,
@@ -191,12 +192,22 @@ pub(super) fn set_iommu(container: BorrowedFd<'_>) -> io::Result<()> {
     call_plain(container, Request::SetIommu, VFIO_TYPE1v2_IOMMU as usize).map(drop)
 }
 
-/// Whether every device of a group is on vfio-pci or on no driver.
-pub(super) fn group_is_viable(group: BorrowedFd<'_>) -> io::Result<bool> {
+/// What a group is like.
+pub(super) struct GroupStatus {
+    /// Every device of it is on vfio-pci or on no driver.
+    pub(super) viable: bool,
+    /// It is in a container.
+    pub(super) in_container: bool,
+}
+
+pub(super) fn group_status(group: BorrowedFd<'_>) -> io::Result<GroupStatus> {
     let mut argument = Argument::new(size_of::<vfio_group_status>())?;
     argument.call(group, Request::GroupGetStatus)?;
     let flags = argument.u32(offset_of!(vfio_group_status, flags));
-    Ok(flags & VFIO_GROUP_FLAGS_VIABLE != 0)
+    Ok(GroupStatus {
+        viable: flags & VFIO_GROUP_FLAGS_VIABLE != 0,
+        in_container: flags & VFIO_GROUP_FLAGS_CONTAINER_SET != 0,
+    })
 }
 
 /// Puts a group into a container.

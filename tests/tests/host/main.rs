@@ -7,6 +7,7 @@
 mod bind;
 mod chosen;
 mod managed;
+mod passed;
 mod refusals;
 mod unbind;
 mod virtual_functions;

@@ -2,10 +2,8 @@
 
 use crate::{HOST_SET_UP, is_back, quietly, record};
 use rustix::process::Signal;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
 use tests::site::{self, Kernel};
-use tests::{AS_USER, Attempt, BOOT, Guest, HostDevice, Rebound, Run};
+use tests::{AS_USER, Attempt, BOOT, Guest, HostDevice, Lent, Rebound, Run};
 
 fn managed(device: &HostDevice) -> String {
     format!("host={},managed=on", device.address())
@@ -98,20 +96,9 @@ fn a_run_that_is_refused_leaves_the_device_with_its_driver() {
     is_back(&nic, &driver);
 }
 
-/// The rights to a node are as they were when this is dropped.
-struct Opened(&'static str, Permissions);
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        let _ = fs::set_permissions(self.0, self.1.clone());
-    }
-}
-
 #[track_caller]
 fn is_told_to_be_root(nic: &HostDevice) {
-    const KVM: &str = "/dev/kvm";
-    let _opened = Opened(KVM, fs::metadata(KVM).unwrap().permissions());
-    fs::set_permissions(KVM, Permissions::from_mode(0o666)).unwrap();
+    let _opened = Lent::with_mode("/dev/kvm", 0o666);
     let attempt = Attempt::run(&["--device", &managed(nic)]).through(&AS_USER);
     let problems = attempt.refused(HOST_SET_UP);
     problems[0].tells("managed=on needs root", "user 1000", "sudo ferry run");

@@ -1,25 +1,25 @@
 //! `--device host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH][,managed=on|off][,on-error=…][,request-timeout=…]`,
-//! and `vf=auto[,mac=…][,vlan=…][,trust=on|off][,spoof-check=on|off]`.
+//! `fd=N`, and `vf=auto[,mac=…][,vlan=…][,trust=on|off][,spoof-check=on|off]`.
 
 mod foreign;
 mod virtual_keys;
 
 use self::foreign::{foreign, foreign_keys};
 use self::virtual_keys::VirtualKeys;
-use super::link;
 use super::removal::RemovalKeys;
 use super::shown;
 use super::suggest::nearest;
+use super::{descriptor, link};
 use devices::driver::LinkSetting;
 use devices::host::Problem;
 use devices::pci::{BdfError, GuestBdf, HostSbdf};
-use devices::vfio::{RomChoice, RomImage};
+use devices::vfio::{PassedGroup, RomChoice, RomImage};
 use std::fs::{self, File};
 use std::io::Read;
 use vmm::spec::{DeviceRequest, PlacementError};
 
 /// The keys that Ferry knows.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "host",
     "id",
     "addr",
@@ -27,6 +27,7 @@ const KEYS: [&str; 12] = [
     "managed",
     "on-error",
     "request-timeout",
+    "fd",
     "vf",
     "mac",
     "vlan",
@@ -44,6 +45,8 @@ pub(super) struct Requested {
     pub(super) device: DeviceRequest,
     /// Whether it is bound to vfio-pci for this run and given back after it.
     pub(super) managed: bool,
+    /// Its group, if that was opened for this process.
+    pub(super) group: Option<PassedGroup>,
     /// Whether it is a virtual function of `device.host`, whichever is free, and not that itself; then it is managed.
     pub(super) virtual_function: bool,
     /// What is set for that one.
@@ -83,6 +86,7 @@ struct Keys {
     guest: Option<GuestBdf>,
     rom: Option<RomChoice>,
     managed: Option<bool>,
+    group: Option<PassedGroup>,
     removal: RemovalKeys,
     virtual_keys: VirtualKeys,
 }
@@ -119,6 +123,10 @@ impl Keys {
             "request-timeout" => self.removal.request_timeout(value)?,
             "rom" => self.rom.replace(rom(value)?).is_some(),
             "managed" => self.managed.replace(on(what, value)?).is_some(),
+            "fd" => {
+                let group = descriptor::group(value, what)?;
+                self.group.replace(group).is_some()
+            }
             key if key == "vf" || link::NAMES.contains(&key) => {
                 self.virtual_keys.take(key, value, what)?
             }
@@ -128,14 +136,21 @@ impl Keys {
 
     fn requested(self, what: &str) -> Result<Requested, Problem> {
         let problem = |why: &str, remedy: &str| Problem::new(what, why, remedy);
-        let host = self
-            .host
-            .ok_or_else(|| problem("host= is missing", USAGE))?;
+        let host = match (&self.group, self.host) {
+            (Some(group), given) => descriptor::host(group, given, what)?,
+            (None, Some(given)) => given,
+            (None, None) => return Err(problem("host= is missing", USAGE)),
+        };
         let settings = self.virtual_keys.settings(what, host)?;
         let virtual_function = self.virtual_keys.auto;
         if virtual_function && self.managed == Some(false) {
             let why = "vf=auto binds the virtual function for this run, which managed=off forbids";
             return Err(problem(why, "leave managed=off out"));
+        }
+        let managed = virtual_function || self.managed.unwrap_or(false);
+        if managed && self.group.is_some() {
+            let why = "a device whose group is open already can't be bound for this run";
+            return Err(problem(why, "leave managed=on or vf=auto out, or fd="));
         }
         Ok(Requested {
             device: DeviceRequest {
@@ -145,7 +160,8 @@ impl Keys {
                 rom: self.rom.unwrap_or_default(),
                 removal: self.removal.spec(),
             },
-            managed: virtual_function || self.managed.unwrap_or(false),
+            managed,
+            group: self.group,
             virtual_function,
             settings,
         })

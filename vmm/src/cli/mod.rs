@@ -2,6 +2,7 @@
 
 mod bind;
 mod check;
+mod descriptor;
 mod device;
 mod devices;
 mod link;

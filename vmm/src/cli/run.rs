@@ -3,12 +3,13 @@
 use super::device::Requested;
 use super::managed::{Loans, Managed};
 use super::suggest::nearest;
-use super::{Exit, Failure, device, shown, size};
+use super::{Exit, Failure, descriptor, device, shown, size};
 use clap::ValueEnum;
 use devices::host::{
     BindingObstacle, CurrentProcess, HostRoot, Obstacle, Problem, RunRequirements, obstacles,
 };
 use devices::pci::HostSbdf;
+use devices::vfio::PassedDescriptors;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -50,12 +51,16 @@ pub(super) struct Arguments {
     )]
     memory: String,
     /// Assign a host device: host=BDF[,id=NAME][,addr=SLOT[.FN]][,rom=on|off|PATH]; may be repeated.
+    /// fd=N instead of host= or beside it is a descriptor under which /dev/vfio/GROUP is open already.
     /// managed=on binds it for this run and gives it back after it. vf=auto takes a free virtual function of it instead,
     /// with mac=ADDRESS, vlan=ID, trust=on|off and spoof-check=on|off for this run. What
     /// follows an uncorrectable error: on-error=stop|unplug|report; how long the guest may keep a device that the host wants
     /// back: request-timeout=SECONDS
     #[arg(long, value_name = "host=BDF[,…]")]
     device: Vec<String>,
+    /// The VFIO container, opened by whoever starts ferry, as --device fd=N is for a group
+    #[arg(long, value_name = "fd=N")]
+    vfio_container: Option<String>,
     /// Whether assigned devices reach each other's BARs by DMA
     #[arg(long, value_name = "on|off", default_value = "on")]
     p2p: String,
@@ -105,10 +110,13 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
 /// Looks at the host before anything is opened. Those of the devices that are `to_bind` may still have drivers.
 fn check_host(spec: &MachineSpec, to_bind: &[HostSbdf]) -> Result<(), Failure> {
     let devices: Vec<HostSbdf> = spec.devices.iter().map(|device| device.host).collect();
+    let passed_groups: Vec<_> = spec.passed.groups.iter().map(|one| one.number).collect();
     let requirements = RunRequirements {
         devices: &devices,
         guest_ram: spec.memory.bytes(),
         huge_pages: spec.huge_pages,
+        passed_groups: &passed_groups,
+        passed_container: spec.passed.container.is_some(),
     };
     let still_to_bind = |obstacle: &Obstacle| {
         matches!(obstacle, Obstacle::Binding(BindingObstacle::NotOnVfio { function, .. })
@@ -161,6 +169,17 @@ impl Arguments {
         texts.map(|text| device::parse(text)).collect()
     }
 
+    fn passed(&self, requested: &[Requested]) -> Result<PassedDescriptors, Problem> {
+        let container = self.vfio_container.as_deref().map(descriptor::container);
+        Ok(PassedDescriptors {
+            container: container.transpose()?,
+            groups: requested
+                .iter()
+                .filter_map(|one| one.group.clone())
+                .collect(),
+        })
+    }
+
     /// The machine with devices that are chosen.
     fn spec(&self, requested: &[Requested]) -> Result<MachineSpec, Problem> {
         let cpus = cpus(&self.cpus)?;
@@ -175,6 +194,7 @@ impl Arguments {
             memory,
             huge_pages,
             devices,
+            passed: self.passed(requested)?,
             peer_to_peer: peer_to_peer(&self.p2p)?,
             serial: serial(&self.serial)?,
             stats: self.stats.as_deref().map(stats).transpose()?,

@@ -123,6 +123,7 @@ mod tests {
     use super::*;
     use crate::spec::tests::request;
     use crate::spec::{CpuCount, MemorySize, place};
+    use devices::vfio::PassedDescriptors;
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::Path;
@@ -175,6 +176,7 @@ mod tests {
             memory: MemorySize::new(memory).unwrap(),
             huge_pages: None,
             devices: devices.unwrap(),
+            passed: PassedDescriptors::default(),
             peer_to_peer: true,
             serial: SerialSpec::Absent,
             stats: None,

@@ -49,7 +49,8 @@ impl AssignedDevices {
         routing: &GsiRouting,
     ) -> Result<Self, MachineError> {
         let specs = &spec.devices;
-        let context = VfioContext::new(Some(vm.vfio_device()?), spec.peer_to_peer)?;
+        let observer = vm.vfio_device()?;
+        let context = VfioContext::new(Some(observer), spec.peer_to_peer, spec.passed.clone())?;
         let context = Arc::new(context);
         let groups = HeldGroups::of(specs);
         // All of them have their interrupt lines while the last is probed: two that can't share one are told apart now.

@@ -299,6 +299,15 @@ fn container(error: &ContainerError) -> Problem {
             {
                 return explain_eperm_on_attach(&root, *sbdf, group);
             }
+            (GroupError::Elsewhere { .. }, Some(group)) => {
+                return Problem::new(
+                    format!("{sbdf} can't be assigned"),
+                    format!(
+                        "whoever opened /dev/vfio/{group} has put it into a container that ferry does not have"
+                    ),
+                    "pass that, too (--vfio-container fd=N), or leave the group out of it",
+                );
+            }
             _ => {}
         }
         return Problem::new(

@@ -3,7 +3,7 @@
 use devices::host::Problem;
 
 /// Keys of QEMU's vfio-pci, which a pasted line may have and which mean nothing here.
-const QEMU_KEYS: [(&str, &str); 14] = [
+const QEMU_KEYS: [(&str, &str); 13] = [
     ("bus", "the guest has one bus; choose the slot with addr="),
     ("bootindex", "Ferry boots the kernel that --kernel names"),
     (
@@ -14,7 +14,6 @@ const QEMU_KEYS: [(&str, &str); 14] = [
     ("romfile", "name the file with rom=PATH"),
     ("sysfsdev", "name the device with host=BDF"),
     ("iommufd", "Ferry uses the VFIO container"),
-    ("fd", "name the device with host=BDF"),
     ("display", "Ferry has no display"),
     ("enable-migration", "Ferry does not migrate guests"),
     ("failover_pair_id", "Ferry does not migrate guests"),
