@@ -147,9 +147,20 @@ impl Run {
     /// Starts Ferry as a user without any rights. The shell commands `before` are run by root in the same process, which
     /// keeps what descriptors and limits they leave.
     #[must_use]
-    pub fn as_user(mut self, before: &str) -> Self {
+    pub fn as_user(self, before: &str) -> Self {
+        self.by(before, &AS_USER.join(" "))
+    }
+
+    /// The same as that user in a group of the system, which is given by its number.
+    #[must_use]
+    pub fn as_member(self, group: u32, before: &str) -> Self {
+        let user = format!("setpriv --reuid {USER} --regid {USER} --groups {group}");
+        self.by(before, &user)
+    }
+
+    fn by(mut self, before: &str, user: &str) -> Self {
         self.for_user = true;
-        let script = format!("{before}\nexec {} \"$@\"", AS_USER.join(" "));
+        let script = format!("{before}\nexec {user} \"$@\"");
         self.through(&["sh", "-c", &script, "sh"])
     }
 

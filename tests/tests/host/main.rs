@@ -10,6 +10,7 @@ mod managed;
 mod passed;
 mod refusals;
 mod unbind;
+mod unprivileged;
 mod virtual_functions;
 
 use std::path::PathBuf;
