@@ -21,6 +21,7 @@ mod interrupts;
 mod inventory;
 mod iommu;
 mod iova;
+mod isolation;
 mod kvm;
 mod limits;
 mod memlock;
