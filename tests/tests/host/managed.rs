@@ -5,7 +5,10 @@ use rustix::process::Signal;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use tests::site::{self, Kernel};
-use tests::{AS_USER, Attempt, BOOT, Guest, HostDevice, Rebound, Run};
+use tests::{AS_USER, Attempt, BOOT, Guest, HostDevice, Rebound, Run, until};
+
+/// A signal has stopped it.
+const STOPPED: i32 = 10;
 
 fn managed(device: &HostDevice) -> String {
     format!("host={},managed=on", device.address())
@@ -56,6 +59,58 @@ fn a_run_takes_over_what_a_killed_one_has_left() {
     guest.ferry().signal(Signal::KILL);
     drop(guest);
     run().without_input().command("true").start().finish();
+    is_back(&nic, &driver);
+}
+
+/// A script that sends the process a signal once vfio-pci has the card, and only then lets it go on: the node of the group
+/// is not there before.
+fn signalled_while_it_binds(nic: &HostDevice, signal: &str) -> String {
+    let driver = format!("readlink {}/driver", nic.folder().display());
+    let node = nic.node();
+    let number = format!("/sys/class/vfio/{}/dev", nic.group());
+    format!(
+        "mount -t tmpfs none /dev/vfio; mknod -m 666 /dev/vfio/vfio c 10 196; \
+         (until {driver} | grep -q vfio-pci; do sleep 0.01; done; kill -{signal} $$; \
+         mknod {node} c $(tr : ' ' < {number})) & true",
+        node = node.display()
+    )
+}
+
+#[test]
+fn a_signal_between_bind_and_start_ends_the_run_and_the_device_goes_back() {
+    let nic = site::device("nic");
+    let driver = nic.driver().unwrap();
+    let _back = Rebound(nic.clone());
+    for signal in ["TERM", "INT", "HUP"] {
+        let script = signalled_while_it_binds(&nic, signal);
+        let attempt = Attempt::run(&["--device", &managed(&nic)]);
+        let (code, _, errors) = attempt.after(&script).end(BOOT);
+        assert_eq!((code, &*errors), (STOPPED, ""), "{signal}");
+        is_back(&nic, &driver);
+    }
+}
+
+#[test]
+fn a_signal_while_the_device_is_given_back_does_not_keep_it() {
+    let nic = site::device("nic");
+    let driver = nic.driver().unwrap();
+    let _back = Rebound(nic.clone());
+    let run = Run::new(Kernel::Elf).without_input().command("true");
+    let mut ferry = run.option("--device", managed(&nic)).start();
+    let has_node = || {
+        let fds = fs::read_dir(format!("/proc/{}/fd", ferry.pid())).unwrap();
+        let mut targets = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        targets.any(|target| target == nic.node())
+    };
+    until("the card in the guest", BOOT, || has_node().then_some(()));
+    let lock = fs::File::open("/run/ferry/bound/lock").unwrap();
+    lock.try_lock().unwrap();
+    // Held by nobody it is about to go back, once the lock is free.
+    until("the guest's end", BOOT, || (!has_node()).then_some(()));
+    assert!(record(&nic).exists());
+    ferry.signal(Signal::TERM);
+    drop(lock);
+    assert_eq!(ferry.exit(BOOT), 0, "{}", ferry.state());
     is_back(&nic, &driver);
 }
 
