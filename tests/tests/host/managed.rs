@@ -95,18 +95,15 @@ fn a_signal_while_the_device_is_given_back_does_not_keep_it() {
     let nic = site::device("nic");
     let driver = nic.driver().unwrap();
     let _back = Rebound(nic.clone());
-    let run = Run::new(Kernel::Elf).without_input().command("true");
-    let mut ferry = run.option("--device", managed(&nic)).start();
-    let has_node = || {
-        let fds = fs::read_dir(format!("/proc/{}/fd", ferry.pid())).unwrap();
-        let mut targets = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
-        targets.any(|target| target == nic.node())
-    };
-    until("the card in the guest", BOOT, || has_node().then_some(()));
+    let run = Run::new(Kernel::Elf).without_input().flag("-v");
+    let run = run.option("--device", managed(&nic));
+    let mut ferry = run.command("echo booted").start();
+    ferry.wait_for(0, "booted", BOOT);
     let lock = fs::File::open("/run/ferry/bound/lock").unwrap();
     lock.try_lock().unwrap();
-    // Held by nobody it is about to go back, once the lock is free.
-    until("the guest's end", BOOT, || (!has_node()).then_some(()));
+    let waits = "waiting for another ferry";
+    let heard = ferry.errors().wait_for(0, waits, BOOT);
+    heard.unwrap();
     assert!(record(&nic).exists());
     ferry.signal(Signal::TERM);
     drop(lock);

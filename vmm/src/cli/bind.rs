@@ -112,12 +112,15 @@ impl Work {
 
 fn lock(records: &BoundRecords, patience: Duration) -> Result<File, DriverError> {
     let end = Instant::now() + patience;
-    loop {
-        match records.lock() {
-            Err(DriverError::Busy { .. }) if Instant::now() < end => thread::sleep(GLANCE),
-            locked => return locked,
-        }
+    let mut locked = records.lock();
+    if !patience.is_zero() && matches!(locked, Err(DriverError::Busy { .. })) {
+        log::info!("waiting for another ferry that binds or unbinds devices");
     }
+    while matches!(locked, Err(DriverError::Busy { .. })) && Instant::now() < end {
+        thread::sleep(GLANCE);
+        locked = records.lock();
+    }
+    locked
 }
 
 pub(super) fn host_problem(problem: Problem) -> Failure {
