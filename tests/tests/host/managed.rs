@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use tests::site::{self, Kernel};
-use tests::{AS_USER, Attempt, BOOT, Guest, HostDevice, Rebound, Run, until};
+use tests::{AS_USER, Attempt, BOOT, Guest, HostDevice, Rebound, Run};
 
 /// A signal has stopped it.
 const STOPPED: i32 = 10;

@@ -3,7 +3,7 @@
 use crate::{HOST_SET_UP, driver_override, is_back, quietly, record, tells};
 use std::fs;
 use tests::site::{self, Kernel};
-use tests::{Attempt, BOOT, Rebound, Run, until};
+use tests::{Attempt, BOOT, HostDevice, MOMENT, Rebound, Run, shell, until};
 
 #[test]
 fn device_on_its_host_driver_is_not_unbound() {
@@ -25,6 +25,50 @@ fn device_that_another_bound_gets_its_default_driver() {
     let _assigned = nic.assign();
     let output = quietly(&["unbind", nic.address()]);
     tells(output.trim_end(), &nic, &format!("vfio-pci -> {driver}"));
+    is_back(&nic, &driver);
+}
+
+/// The first device behind the bridge, whose module `e1000` is not loaded.
+fn without_module() -> HostDevice {
+    let device = site::devices("conventional").remove(0);
+    shell("modprobe -r e1000");
+    assert_eq!(device.driver(), None);
+    device
+}
+
+#[test]
+fn module_of_a_device_that_another_bound_is_loaded() {
+    let device = without_module();
+    let _assigned = device.assign();
+    let output = quietly(&["unbind", device.address()]);
+    tells(output.trim_end(), &device, "vfio-pci -> e1000");
+    is_back(&device, "e1000");
+}
+
+#[test]
+fn device_that_no_driver_takes_is_told_so() {
+    let device = without_module();
+    let _assigned = device.assign();
+    let attempt = Attempt::ferry(&["unbind", device.address()]);
+    let (code, output, errors) = attempt
+        .after("mount -t tmpfs none /lib/modules")
+        .end(MOMENT);
+    assert_eq!((code, &*errors), (0, ""));
+    let end = "vfio-pci -> no driver, as none of this host takes it";
+    tells(output.trim_end(), &device, end);
+    assert_eq!(device.driver(), None);
+}
+
+#[test]
+fn device_that_vfio_pci_takes_by_itself_is_given_back_after_the_command() {
+    let nic = site::device("nic");
+    let driver = nic.driver().unwrap();
+    let _assigned = nic.assign();
+    fs::write("/sys/bus/pci/drivers/vfio-pci/new_id", "8086 10c9").unwrap();
+    fs::write(nic.folder().join("driver_override"), "\n").unwrap();
+    let problem = Attempt::ferry(&["unbind", nic.address()]).refused_for_one(HOST_SET_UP);
+    problem.tells("is on vfio-pci again", "[8086:10c9]", "take the ID");
+    problem.paste();
     is_back(&nic, &driver);
 }
 

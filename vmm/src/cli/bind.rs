@@ -221,23 +221,27 @@ fn load_vfio_pci(root: &HostRoot) -> Result<(), Problem> {
     if root.path("sys/bus/pci/drivers/vfio-pci").exists() {
         return Ok(());
     }
-    log::info!("loading the module {VFIO_PCI}");
-    let problem = |why: String| {
+    modprobe(VFIO_PCI).map_err(|why| {
         Problem::new(
             "the module vfio-pci can't be loaded",
             why,
             "see whether this kernel has it: modinfo vfio-pci",
         )
-    };
+    })
+}
+
+/// Loads a module, or those that an alias names; gives what there is to say if it can't be.
+pub(super) fn modprobe(name: &str) -> Result<(), String> {
+    log::info!("loading the module {name}");
     let output = Command::new("modprobe")
-        .arg(VFIO_PCI)
+        .args(["--", name])
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| problem(format!("modprobe can't be started: {error}")))?;
+        .map_err(|error| format!("modprobe can't be started: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
     let reason = errors.lines().next().unwrap_or("it does not say why");
-    Err(problem(format!("{}: {reason}", output.status)))
+    Err(format!("{}: {reason}", output.status))
 }

@@ -2,8 +2,8 @@
 
 use super::Failure;
 use super::bind::{self, Work, addresses, driver_name, short};
-use devices::driver::Binder;
-use devices::host::{HostError, HostFunction, HostRoot, Problem, explain_busy};
+use devices::driver::{Binder, DriverError};
+use devices::host::{HostError, HostFunction, HostRoot, Problem, explain_busy, is_vfio};
 use devices::pci::HostSbdf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,25 +39,66 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let names = work.root.pci_names(&functions);
     for function in &functions {
-        match binder.unbind(function.sbdf) {
-            Ok(driver) => bind::say(std::iter::once(format!(
-                "{} {}: {} -> {}\n",
+        match give_back(&binder, function) {
+            Ok(to) => bind::say(std::iter::once(format!(
+                "{} {}: {} -> {to}\n",
                 short(function.sbdf),
                 names.kind(function),
                 driver_name(function.driver.as_deref()),
-                driver_name(driver.as_deref()),
             ))),
-            Err(error) => {
-                let cause = error.problem();
-                problems.push(Problem::new(
-                    format!("{function} is not back on its driver"),
-                    format!("{}: {}", cause.what, cause.why),
-                    cause.remedy,
-                ));
-            }
+            Err(problem) => problems.push(problem),
         }
     }
     done(problems).map(|()| ExitCode::SUCCESS)
+}
+
+/// Tells who has it then.
+fn give_back(binder: &Binder<'_>, function: &HostFunction) -> Result<String, Problem> {
+    let sbdf = function.sbdf;
+    let failed = |error: DriverError| {
+        let cause = error.problem();
+        Problem::new(
+            format!("{function} is not back on its driver"),
+            format!("{}: {}", cause.what, cause.why),
+            cause.remedy,
+        )
+    };
+    let record = binder.records.read(sbdf).map_err(failed)?;
+    if record.is_none() {
+        // Its driver may never have been loaded: vfio-pci was quicker.
+        if let Some(alias) = binder.root.modalias(sbdf)
+            && let Err(why) = bind::modprobe(&alias)
+        {
+            log::info!("no module for {sbdf}: {why}");
+        }
+    }
+    let driver = binder.unbind(sbdf).map_err(failed)?;
+    match driver {
+        Some(driver) if is_vfio(&driver) => Err(taken_again(function, &driver)),
+        None if record.is_none() => Ok("no driver, as none of this host takes it".to_owned()),
+        driver => Ok(driver_name(driver.as_deref()).to_owned()),
+    }
+}
+
+/// A vfio driver that has the device without having been told by anyone but its configuration.
+fn taken_again(function: &HostFunction, driver: &str) -> Problem {
+    let HostFunction {
+        sbdf,
+        vendor,
+        device,
+        ..
+    } = function;
+    Problem::new(
+        format!("{function} is on {driver} again"),
+        format!(
+            "{driver} takes every device [{vendor:04x}:{device:04x}] by itself, as its option ids= or its file new_id has it"
+        ),
+        format!(
+            "take the ID from {driver}, and from its options in /etc/modprobe.d or on the kernel's command line for the \
+             next boot: echo {vendor:04x} {device:04x} | sudo tee /sys/bus/pci/drivers/{driver}/remove_id && \
+             sudo ferry unbind {sbdf}"
+        ),
+    )
 }
 
 /// The functions to unbind, each once; or what is wrong with any of them.
