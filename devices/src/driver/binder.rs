@@ -75,7 +75,7 @@ impl Binder<'_> {
         let Some(earlier) = record.owner else {
             return Ok(());
         };
-        if owner.is_none() || !earlier.runs(self.root) {
+        if owner.is_none() || earlier.has_ended(self.root) == Some(true) {
             self.records.write(sbdf, &BoundRecord { owner, ..record })?;
         }
         Ok(())

@@ -2,10 +2,11 @@
 
 use crate::{HOST_SET_UP, is_back, quietly, record};
 use rustix::process::Signal;
+use serde_json::Value;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use tests::site::{self, Kernel};
-use tests::{AS_USER, Attempt, BOOT, Guest, HostDevice, Rebound, Run};
+use tests::{AS_USER, Attempt, BOOT, Guest, HostDevice, MOMENT, Rebound, Run, shell, until};
 
 /// A signal has stopped it.
 const STOPPED: i32 = 10;
@@ -47,6 +48,60 @@ fn what_a_killed_run_has_left_is_listed_and_repaired() {
     is_back(&nic, &driver);
     assert!(!quietly(&["devices"]).contains(note));
     assert_eq!(quietly(&["unbind", "--stale"]), "Nothing was left.\n");
+}
+
+/// What `ferry devices` says by text and by JSON, of the card, to a user without rights, after a script.
+fn listed_for_a_user(nic: &HostDevice, script: &str) -> (String, Value) {
+    let script = format!("{script}; set -- {} \"$@\"", AS_USER.join(" "));
+    let said = |words: &[&str]| {
+        let (code, output, errors) = Attempt::ferry(words).after(&script).end(MOMENT);
+        assert_eq!((code, &*errors), (0, ""));
+        output
+    };
+    let all: Vec<Value> = serde_json::from_str(&said(&["devices", "--json"])).unwrap();
+    let card = all.iter().find(|one| one["address"] == nic.address());
+    (said(&["devices"]), card.unwrap()["left"].clone())
+}
+
+const LEFT: &str = "left by a ferry run that was killed";
+const UNSEEN: &str =
+    "Only root can see whether a ferry run that was killed has left devices bound.\n";
+
+#[test]
+fn a_user_is_told_of_what_is_left_as_far_as_he_may_see_it() {
+    let nic = site::device("nic");
+    let _back = Rebound(nic.clone());
+    shell("rm -rf /run/ferry");
+    let run = Run::new(Kernel::Elf).option("--device", managed(&nic));
+    let guest = Guest::of(
+        run.through(&["sh", "-c", "umask 077; exec \"$@\"", "sh"])
+            .start(),
+    );
+    let (text, left) = listed_for_a_user(&nic, "true");
+    assert_eq!(left, false);
+    assert!(!text.contains(LEFT) && !text.contains(UNSEEN), "{text}");
+    for hidden in [
+        "mount -t proc -o hidepid=2 proc /proc",
+        "mount -t tmpfs -o mode=700 none /run",
+    ] {
+        let (text, left) = listed_for_a_user(&nic, hidden);
+        assert_eq!(left, Value::Null, "{hidden}");
+        assert!(!text.contains(LEFT) && text.ends_with(UNSEEN), "{text}");
+    }
+
+    // Its parent, this test, has not waited for it.
+    guest.ferry().signal(Signal::KILL);
+    let stat = format!("/proc/{}/stat", guest.ferry().pid());
+    until("a zombie", MOMENT, || {
+        let stat = fs::read_to_string(&stat).ok()?;
+        stat.contains(") Z ").then_some(())
+    });
+    let (text, left) = listed_for_a_user(&nic, "true");
+    assert_eq!(left, true);
+    assert!(text.contains(LEFT) && !text.contains(UNSEEN), "{text}");
+    quietly(&["unbind", "--stale"]);
+    drop(guest);
+    assert!(!record(&nic).exists());
 }
 
 #[test]

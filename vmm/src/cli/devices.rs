@@ -41,6 +41,8 @@ struct Entry<'a> {
     reset_methods: &'a [String],
     vectors: Option<Vectors>,
     virtual_functions: Option<VirtualFunctions>,
+    /// Whether a run that was killed has left it; `None` if that can't be seen.
+    left: Option<bool>,
     ready: &'static str,
     /// What stands in the way: addresses or a reason.
     obstacles: Vec<String>,
@@ -60,7 +62,7 @@ struct VirtualFunctions {
 }
 
 impl<'a> Entry<'a> {
-    fn new(listed: &'a ListedFunction, names: &'a PciNames) -> Self {
+    fn new(listed: &'a ListedFunction, names: &'a PciNames, left: Option<bool>) -> Self {
         let function = &listed.function;
         let (ready, obstacles) = match &listed.standing {
             Standing::Now => ("yes", Vec::new()),
@@ -93,6 +95,7 @@ impl<'a> Entry<'a> {
                 enabled: some.enabled,
                 total: some.total,
             }),
+            left,
             ready,
             obstacles,
         }
@@ -116,14 +119,25 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .iter()
         .filter(|listed| arguments.all || !never(listed))
         .collect();
+    let records = BoundRecords::of(&root).map_err(|error| host_failure(error.problem()))?;
+    let left = |one: &&ListedFunction| records.is_stale(&root, one.function.sbdf);
+    let left: Vec<_> = shown.iter().map(left).collect();
     let text = if arguments.json {
-        let entries: Vec<_> = shown.iter().map(|one| Entry::new(one, &names)).collect();
+        let entries = shown.iter().zip(&left);
+        let entries: Vec<_> = entries
+            .map(|(one, left)| Entry::new(one, &names, *left))
+            .collect();
         // Plain data: there is nothing in it that can't be written.
         serde_json::to_string_pretty(&entries).unwrap_or_default() + "\n"
     } else {
-        let records = BoundRecords::of(&root).and_then(|records| records.stale(&root));
-        let stale = records.map_err(|error| host_failure(error.problem()))?;
-        table::table(&shown, &names, &stale) + &table::left_out(all.len() - shown.len())
+        let stale = shown
+            .iter()
+            .zip(&left)
+            .filter(|(_, left)| **left == Some(true));
+        let stale: Vec<_> = stale.map(|(one, _)| one.function.sbdf).collect();
+        table::table(&shown, &names, &stale)
+            + &table::left_out(all.len() - shown.len())
+            + table::unseen(left.contains(&None))
     };
     // Who reads may have seen enough.
     let _ = io::stdout().write_all(text.as_bytes());

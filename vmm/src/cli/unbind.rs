@@ -176,7 +176,7 @@ fn held(binder: &Binder<'_>, function: &HostFunction) -> Option<Problem> {
     let record = binder.records.read(function.sbdf).ok().flatten();
     let owner = record.and_then(|record| record.owner);
     held_open(binder.root, function).or_else(|| {
-        let owner = owner.filter(|owner| owner.runs(binder.root))?;
+        let owner = owner.filter(|owner| owner.has_ended(binder.root) != Some(true))?;
         Some(Problem::new(
             format!("{function} is in use"),
             format!("a ferry run has bound it for itself (pid {})", owner.pid),
