@@ -1,7 +1,7 @@
 //! Binding to vfio-pci and back.
 
 use super::{Attributes, BoundRecord, BoundRecords, DriverError, Owner};
-use crate::host::{HostFunction, HostRoot, Problem, is_vfio};
+use crate::host::{HostError, HostFunction, HostRoot, Problem, is_vfio};
 use crate::pci::HostSbdf;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -141,6 +141,28 @@ impl Binder<'_> {
             }
         }
         self.driver(sbdf)
+    }
+
+    /// Removes the records of functions that are gone, or were and have come again as if nothing had been: virtual ones
+    /// come and go.
+    ///
+    /// # Errors
+    /// When a record stays, or a function can't be read.
+    pub fn forget_gone(&self, functions: &[HostSbdf]) -> Result<(), DriverError> {
+        for sbdf in functions {
+            let kept = match self.root.function(*sbdf) {
+                Ok(function) => {
+                    let reserved = self.driver_override(*sbdf)?;
+                    function.on_vfio() || reserved.as_deref() == Some(VFIO_PCI)
+                }
+                Err(HostError::NoSuchFunction { .. }) => false,
+                Err(error) => return Err(error.into()),
+            };
+            if !kept {
+                self.records.remove(*sbdf)?;
+            }
+        }
+        Ok(())
     }
 
     fn restore(&self, sbdf: HostSbdf, record: &BoundRecord) -> Result<(), DriverError> {
@@ -423,6 +445,24 @@ mod tests {
         assert_eq!(kernel.driver(GPU.0).as_deref(), Some("nouveau"));
         assert_eq!(unbind(&kernel, GPU.0).unwrap().as_deref(), Some("nouveau"));
         assert_eq!(kernel.record_names(), <[&str; 0]>::default());
+    }
+
+    #[test]
+    fn function_that_is_gone_or_new_is_forgotten() {
+        let kernel = Kernel::new();
+        bind(&kernel, &[GPU.0, GPU_AUDIO.0]).unwrap();
+        let forget = || {
+            let functions = [sbdf(GPU.0), sbdf(GPU_AUDIO.0)];
+            kernel.with_binder(|binder| binder.forget_gone(&functions).unwrap());
+            kernel.record_names()
+        };
+        // One of a bind that was cut short is not.
+        kernel.leave(GPU_AUDIO.0);
+        assert_eq!(forget(), [GPU.0, GPU_AUDIO.0]);
+        kernel.set_override(GPU_AUDIO.0, "(null)");
+        assert_eq!(forget(), [GPU.0]);
+        kernel.pull(GPU.0);
+        assert_eq!(forget(), <[&str; 0]>::default());
     }
 
     #[test]

@@ -72,7 +72,9 @@ fn give_back(binder: &Binder<'_>, function: &HostFunction) -> Result<String, Pro
             log::info!("no module for {sbdf}: {why}");
         }
     }
+    let virtual_functions = binder.root.virtual_functions_of(sbdf).unwrap_or_default();
     let driver = binder.unbind(sbdf).map_err(failed)?;
+    binder.forget_gone(&virtual_functions).map_err(failed)?;
     match driver {
         Some(driver) if is_vfio(&driver) => Err(taken_again(function, &driver)),
         None if record.is_none() => Ok("no driver, as none of this host takes it".to_owned()),
@@ -185,17 +187,32 @@ fn held(binder: &Binder<'_>, function: &HostFunction) -> Option<Problem> {
     })
 }
 
-/// The kernel would wait until nobody has the device open, and the host's driver can't have a device
-/// whose group a guest has.
+/// The kernel would wait until nobody has the device open, or a virtual function of it, which goes with its driver; and
+/// the host's driver can't have a device whose group a guest has.
 pub(super) fn held_open(root: &HostRoot, function: &HostFunction) -> Option<Problem> {
-    let group = function.group?;
-    let holders = match root.holders_of_group(group) {
-        Ok(holders) => holders,
-        Err(error) => return Some(error.problem()),
+    let look = || -> Result<Option<Problem>, HostError> {
+        if let Some(busy) = busy(root, function)? {
+            return Ok(Some(busy));
+        }
+        for sbdf in root.virtual_functions_of(function.sbdf)? {
+            if let Some(busy) = busy(root, &root.function(sbdf)?)? {
+                let why = format!("{sbdf} goes with its driver, and {}", busy.why);
+                return Ok(Some(Problem { why, ..busy }));
+            }
+        }
+        Ok(None)
     };
-    let busy = explain_busy(root, group);
-    (!holders.is_empty()).then(|| Problem {
+    let busy = look().unwrap_or_else(|error| Some(error.problem()))?;
+    Some(Problem {
         what: format!("{function} is in use"),
         ..busy
     })
+}
+
+fn busy(root: &HostRoot, function: &HostFunction) -> Result<Option<Problem>, HostError> {
+    let Some(group) = function.group else {
+        return Ok(None);
+    };
+    let holders = root.holders_of_group(group)?;
+    Ok((!holders.is_empty()).then(|| explain_busy(root, group)))
 }

@@ -52,9 +52,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             force,
         } => {
             let device = address(device).map_err(Failure::usage)?;
-            let _work = Work::begin("vf set", Duration::ZERO)?;
-            set_virtual_functions(&root, &root, device, (*count, *force))
-                .map_err(|error| host_problem(error.problem()))?;
+            let work = Work::begin("vf set", Duration::ZERO)?;
+            let before = root.virtual_functions_of(device).unwrap_or_default();
+            let set = set_virtual_functions(&root, &root, device, (*count, *force));
+            let forgotten = work.binder().forget_gone(&before);
+            set.map_err(|error| host_problem(error.problem()))?;
+            forgotten.map_err(|error| host_problem(error.problem()))?;
             device
         }
     };
