@@ -175,6 +175,11 @@ impl VirtualFunctionsError {
                 "it has no SR-IOV, or its firmware or slot has turned that off".to_owned(),
                 "see which devices have it, in the column VFS: ferry devices --all".to_owned(),
             ),
+            Self::TooMany { total: 0, .. } => (
+                "its driver allows none".to_owned(),
+                "see which devices may have some, in the column VFS: ferry devices --all"
+                    .to_owned(),
+            ),
             Self::TooMany {
                 function, total, ..
             } => (
@@ -309,6 +314,12 @@ mod tests {
         let card = Card::with(2);
         let problem = card.set(8).unwrap_err().problem();
         assert_eq!(problem.why, "it may have 7 at most");
+        let none = Card::with(0);
+        none.host
+            .file(&format!("{DIRECTORY}/sriov_totalvfs"), "0\n");
+        let problem = none.set(1).unwrap_err().problem();
+        assert_eq!(problem.why, "its driver allows none");
+        assert!(problem.remedy.ends_with("ferry devices --all"), "{problem}");
         let set = |at| set_virtual_functions(&card.host.root(), &card, sbdf(at), (1, false));
         let problem = set("0000:01:00.0").unwrap_err().problem();
         assert!(problem.why.starts_with("it has no SR-IOV"), "{problem}");

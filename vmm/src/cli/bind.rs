@@ -1,6 +1,6 @@
 //! `ferry bind`: functions of the host go to vfio-pci.
 
-use super::{Exit, Failure, address};
+use super::{Exit, Failure, address, for_reader};
 use devices::driver::{Binder, BoundRecords, DriverError, Owner, VFIO_PCI};
 use devices::host::{
     BindRefusal, BindRequest, HostFunction, HostRoot, PciNames, Problem, bindable,
@@ -207,10 +207,10 @@ fn tell_of_others(root: &HostRoot, functions: &[HostFunction]) {
             .collect();
         if !names.is_empty() {
             let addresses: Vec<_> = others.iter().map(|other| short(other.sbdf)).collect();
+            let command = for_reader(format!("sudo ferry bind {}", addresses.join(" ")));
             log::warn!(
-                "the host still drives {} of IOMMU group {id}, which no guest can have before that is bound, too: ferry bind {}",
-                names.join(", "),
-                addresses.join(" ")
+                "the host still drives {} of IOMMU group {id}, which no guest can have before that is bound, too: {command}",
+                names.join(", ")
             );
         }
     }

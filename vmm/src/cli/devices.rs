@@ -2,7 +2,7 @@
 
 pub(super) mod table;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, for_reader};
 use devices::driver::BoundRecords;
 use devices::host::{HostRoot, ListedFunction, PciNames, Standing};
 use serde::Serialize;
@@ -135,7 +135,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             .zip(&left)
             .filter(|(_, left)| **left == Some(true));
         let stale: Vec<_> = stale.map(|(one, _)| one.function.sbdf).collect();
-        table::table(&shown, &names, &stale)
+        for_reader(table::table(&shown, &names, &stale))
             + &table::left_out(all.len() - shown.len())
             + table::unseen(left.contains(&None))
     };

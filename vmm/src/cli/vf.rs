@@ -2,7 +2,7 @@
 
 use super::bind::{Work, host_problem, say};
 use super::devices::table;
-use super::{Failure, address};
+use super::{Failure, address, for_reader};
 use devices::driver::{VirtualFunctionsError, set_virtual_functions};
 use devices::host::{HostRoot, ListedFunction};
 use devices::pci::HostSbdf;
@@ -86,13 +86,35 @@ fn list(root: &HostRoot, device: HostSbdf) -> Result<String, Failure> {
     if wanted.is_empty() {
         let total = root.virtual_functions(device).map_err(host_failure)?;
         let total = total.map_or(0, |some| some.total);
-        return Ok(format!(
-            "{device} has no virtual functions; it may have {total}: ferry vf set {device} COUNT\n"
-        ));
+        return Ok(for_reader(none(device, total)));
     }
     let all = root.inventory().map_err(host_failure)?;
     let listed = |sbdf: &HostSbdf| all.iter().find(|one| one.function.sbdf == *sbdf);
     let shown: Vec<&ListedFunction> = wanted.iter().filter_map(listed).collect();
     let functions: Vec<_> = shown.iter().map(|one| one.function.clone()).collect();
     Ok(table::table(&shown, &root.pci_names(&functions), &[]))
+}
+
+/// What to say of a device that may have `total` virtual functions.
+fn none(device: HostSbdf, total: u64) -> String {
+    match total {
+        0 => format!("{device} has no virtual functions, and its driver allows none.\n"),
+        _ => format!(
+            "{device} has no virtual functions; it may have {total}: sudo ferry vf set {device} COUNT\n"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_that_may_have_none_gets_no_hint_how_to_make_some() {
+        let device = "01:00.0".parse().unwrap();
+        assert!(
+            none(device, 7).ends_with("; it may have 7: sudo ferry vf set 0000:01:00.0 COUNT\n")
+        );
+        assert!(none(device, 0).ends_with(", and its driver allows none.\n"));
+    }
 }

@@ -35,7 +35,7 @@ pub(in crate::cli) fn table(
         line(&mut text, row, &widths);
         let kind = names.kind(&listed.function);
         let title = format!("{kind}: {}", names.title(&listed.function));
-        let left = "left by a ferry run that was killed: ferry unbind --stale";
+        let left = "left by a ferry run that was killed: sudo ferry unbind --stale";
         let left = stale
             .contains(&listed.function.sbdf)
             .then(|| left.to_owned());
@@ -261,7 +261,10 @@ mod tests {
     fn what_a_killed_run_has_left_is_told() {
         let left = [nic().function.sbdf];
         let text = table(&[&nic()], &PciNames::default(), &left);
-        assert!(text.ends_with("killed: ferry unbind --stale\n"), "{text}");
+        assert!(
+            text.ends_with("killed: sudo ferry unbind --stale\n"),
+            "{text}"
+        );
     }
 
     #[test]
