@@ -117,7 +117,7 @@ fn nobody_loses(
             let busy = explain_busy(root, group);
             return Err(VirtualFunctionsError::Open { sbdf, busy });
         }
-        let uses = root.host_uses(sbdf)?;
+        let uses = root.host_uses_by_processes(sbdf)?;
         if !uses.is_empty() && !force {
             return Err(VirtualFunctionsError::Used { sbdf, uses });
         }

@@ -12,6 +12,7 @@ mod bindable;
 mod binding;
 mod check;
 mod cpu;
+mod disk_holders;
 mod function;
 mod group;
 mod holder;

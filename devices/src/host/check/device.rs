@@ -61,7 +61,7 @@ fn host_uses(root: &HostRoot, function: &HostFunction, findings: &mut Findings) 
     if function.on_vfio() {
         return;
     }
-    match root.host_uses(function.sbdf) {
+    match root.host_uses_by_processes(function.sbdf) {
         Ok(uses) if uses.is_empty() => {}
         Ok(uses) => {
             let uses: Vec<_> = uses.iter().map(ToString::to_string).collect();
