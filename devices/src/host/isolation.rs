@@ -25,7 +25,7 @@ impl HostRoot {
         let above = self.above(sbdf)?;
         let function = Registers::of(self, sbdf);
         if above.iter().chain([&function]).any(|one| !one.is_whole()) {
-            return Ok("only root can read what does not keep its members apart".to_owned());
+            return Ok("only root can read why its members are not kept apart".to_owned());
         }
         if let Some(bridge) = above.iter().find(|bridge| bridge.is_to_conventional()) {
             return Ok(format!(
@@ -50,7 +50,7 @@ impl HostRoot {
         }
         let reasons = reasons.join("; ");
         Ok(format!(
-            "DMA may pass the IOMMU by on its way among them: {reasons}"
+            "they may reach each other past the IOMMU: {reasons}"
         ))
     }
 
@@ -223,7 +223,7 @@ mod tests {
         let host = host(bridge(ROOT, 1, None), &endpoint);
         assert_eq!(
             why(&host, GPU.0, 14),
-            "DMA may pass the IOMMU by on its way among them: root port 0000:00:01.0 has no Access Control Services"
+            "they may reach each other past the IOMMU: root port 0000:00:01.0 has no Access Control Services"
         );
     }
 
@@ -243,8 +243,7 @@ mod tests {
     fn functions_of_one_device_are_the_cause_where_the_port_is_not() {
         let host = host(bridge(ROOT, 1, Some((ALL, ALL))), &express(ENDPOINT, None));
         let text = why(&host, GPU_AUDIO.0, 14);
-        let end =
-            "among them: 0000:01:00.1, one of several functions, has no Access Control Services";
+        let end = "past the IOMMU: 0000:01:00.1, one of several functions, has no Access Control Services";
         assert!(text.ends_with(end), "{text}");
         // What is conventional has none.
         put(&host, GPU_AUDIO.0, [0; 256]);
@@ -272,7 +271,7 @@ mod tests {
         }
         let text = why(&host, "0000:03:00.0", 20);
         // A single upstream port has nobody beside it.
-        let end = "among them: switch port 0000:02:00.0 has no Access Control Services";
+        let end = "past the IOMMU: switch port 0000:02:00.0 has no Access Control Services";
         assert!(text.ends_with(end), "{text}");
         put(&host, ROOT_PORT.0, bridge(ROOT, 1, None));
         let end = format!("{end}; root port 0000:00:01.0 has no Access Control Services");
