@@ -64,16 +64,19 @@ fn give_back(binder: &Binder<'_>, function: &HostFunction) -> Result<String, Pro
         )
     };
     let record = binder.records.read(sbdf).map_err(failed)?;
-    if record.is_none() {
+    let virtual_functions = binder.root.virtual_functions_of(sbdf).unwrap_or_default();
+    let mut driver = binder.unbind(sbdf).map_err(failed)?;
+    if driver.is_none() && record.is_none() {
         // Its driver may never have been loaded: vfio-pci was quicker.
-        if let Some(alias) = binder.root.modalias(sbdf)
-            && let Err(why) = bind::modprobe(&alias)
+        match binder
+            .root
+            .modalias(sbdf)
+            .map(|alias| bind::modprobe(&alias))
         {
-            log::info!("no module for {sbdf}: {why}");
+            Some(Err(why)) => log::info!("no module for {sbdf}: {why}"),
+            _ => driver = binder.unbind(sbdf).map_err(failed)?,
         }
     }
-    let virtual_functions = binder.root.virtual_functions_of(sbdf).unwrap_or_default();
-    let driver = binder.unbind(sbdf).map_err(failed)?;
     binder.forget_gone(&virtual_functions).map_err(failed)?;
     match driver {
         Some(driver) if is_vfio(&driver) => Err(taken_again(function, &driver)),
