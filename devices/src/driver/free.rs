@@ -59,8 +59,8 @@ fn taken_by(
     if function.on_vfio() {
         let record = records.read(sbdf).ok().flatten();
         return Ok(match record.and_then(|record| record.owner) {
-            Some(owner) if owner.runs(root) => Some(format!("pid {}", owner.pid)),
-            Some(_) => None,
+            Some(owner) if owner.has_ended(root) == Some(true) => None,
+            Some(owner) => Some(format!("pid {}", owner.pid)),
             None => function.driver.clone(),
         });
     }
@@ -147,6 +147,9 @@ mod tests {
         let host = host();
         vfio(&host, 0, None);
         assert_eq!(free(&host, &[]).unwrap(), sbdf(VFS[1]));
+        // Who sees the first process sees which others there are.
+        let first = "1 (init) S 0 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 1 5 6\n";
+        host.file("proc/1/stat", first);
         let gone = Owner {
             pid: 4711,
             start: 1,

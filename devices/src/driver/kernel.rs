@@ -93,6 +93,11 @@ impl Kernel {
         self.host.remove(&format!("{BUS}/devices/{address}/driver"));
     }
 
+    /// Takes a function from the host.
+    pub(super) fn pull(&self, address: &str) {
+        self.host.remove(&format!("{BUS}/devices/{address}"));
+    }
+
     pub(super) fn refuse(&self, address: &str) {
         self.state.borrow_mut().refused.insert(address.to_owned());
     }

@@ -25,9 +25,10 @@ pub use error::DriverError;
 pub use free::free_virtual_function;
 pub use record::{BoundRecord, BoundRecords, Owner};
 pub use rtnetlink::RouteNetlink;
-pub use virtual_functions::{VirtualFunctionsError, set_virtual_functions};
+pub use virtual_functions::{VirtualFunctionsError, nobody_loses, set_virtual_functions};
 pub use virtual_link::{
-    LinkSetting, MacAddress, VirtualLink, VirtualLinkError, VirtualLinks, Vlan, link_of, set_link,
+    LinkSetting, MacAddress, VirtualLink, VirtualLinkError, VirtualLinks, Vlan, has_own_address,
+    link_of, set_link,
 };
 
 use crate::host::HostRoot;

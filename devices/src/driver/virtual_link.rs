@@ -138,6 +138,18 @@ pub fn set_link(
     Ok(former)
 }
 
+/// Whether the driver of a function has chosen the address of its network interface (`addr_assign_type`,
+/// Documentation/ABI/testing/sysfs-class-net): random, stolen or set, and not the card's own.
+#[must_use]
+pub fn has_own_address(root: &HostRoot, sbdf: HostSbdf) -> bool {
+    let folder = format!("sys/bus/pci/devices/{sbdf}/net");
+    let interfaces = root.names(&folder).unwrap_or_default();
+    interfaces.iter().any(|name| {
+        let kind = root.text_or_empty(format!("{folder}/{name}/addr_assign_type"));
+        !kind.is_empty() && kind != "0"
+    })
+}
+
 /// The settings of a virtual function; `None` where there are none, as for a disk's.
 ///
 /// # Errors
@@ -293,6 +305,14 @@ impl fmt::Display for LinkSetting {
 }
 
 impl VirtualLinkError {
+    /// Whether it may be otherwise a moment later.
+    pub(super) fn may_pass(&self) -> bool {
+        let (Self::Unread { source, .. } | Self::Refused { source, .. }) = self else {
+            return false;
+        };
+        matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN))
+    }
+
     /// The three lines a user sees.
     #[must_use]
     pub fn problem(&self) -> Problem {

@@ -115,6 +115,13 @@ impl HostRoot {
             .collect())
     }
 
+    /// The name by which modprobe finds the modules that know a function; `None` if the host does not tell.
+    #[must_use]
+    pub fn modalias(&self, sbdf: HostSbdf) -> Option<String> {
+        let alias = self.text_or_empty(directory(sbdf).join("modalias"));
+        Some(alias).filter(|alias| !alias.is_empty())
+    }
+
     /// Header layout from config space offset 0x0e, multi-function bit removed: 0 endpoint, 1 PCI
     /// bridge, 2 CardBus bridge (PCI 3.0 section 6.1).
     ///

@@ -1,6 +1,6 @@
 //! `ferry check`: whether this host can give devices to a guest, fact by fact.
 
-use super::{Failure, address, size};
+use super::{Failure, address, for_reader, size};
 use devices::host::{
     CheckRequest, CurrentProcess, Finding, HostFunction, HostRoot, Mark, PciNames, check,
 };
@@ -55,10 +55,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         huge_pages: memory.and_then(|(_, pages)| pages),
     };
     let mut findings = check(&root, &request, &CurrentProcess);
-    if rustix::process::geteuid().is_root() {
-        for finding in &mut findings {
-            finding.remedy = finding.remedy.take().map(|fix| fix.replace("sudo ", ""));
-        }
+    for finding in &mut findings {
+        finding.remedy = finding.remedy.take().map(for_reader);
     }
     let usable = findings.iter().all(|finding| finding.mark < Mark::Bad);
     let text = if arguments.json {

@@ -45,7 +45,11 @@ pub(super) fn problem(error: &Error) -> Option<Problem> {
         ),
         ErrorKind::ArgumentConflict => Problem::new(
             format!("{name} is given twice"),
-            "a guest has only one",
+            match (option.contains(' '), command.as_str()) {
+                (true, "run") => "a guest has only one",
+                (true, _) => "only one of its values can be meant",
+                (false, _) => "once is enough",
+            },
             format!("leave one {name} out"),
         ),
         ErrorKind::TooManyValues => Problem::new(
@@ -180,6 +184,29 @@ mod tests {
             "ferry start is not understood",
             "a guest is started by: ferry run --kernel PATH",
         );
+    }
+
+    #[test]
+    fn what_is_given_twice_is_told_by_what_it_is() {
+        for (line, why) in [
+            ("ferry run --kernel k --kernel k", "a guest has only one"),
+            (
+                "ferry run --kernel k --no-reboot --no-reboot",
+                "once is enough",
+            ),
+            ("ferry bind --group --group 01:00.0", "once is enough"),
+            ("ferry bind --force 01:00.0 --force", "once is enough"),
+            (
+                "ferry check --memory 1G --memory 2G",
+                "only one of its values can be meant",
+            ),
+        ] {
+            let text = told(line).unwrap();
+            assert!(
+                text.contains(&format!("is given twice\n  why: {why}\n")),
+                "{text}"
+            );
+        }
     }
 
     #[test]

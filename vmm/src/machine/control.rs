@@ -4,6 +4,7 @@ use super::builder::{Machine, chain};
 use super::console::ConsoleInput;
 use super::mailbox::StopCause;
 use super::removal::{ErrorResponse, Removals, respond};
+use super::signals::{Caught, RunSignals};
 use super::vcpu_loop::VcpuThread;
 use super::{MachineError, Outcome, platform, process, report};
 use crate::kvm::Vcpu;
@@ -12,11 +13,9 @@ use crate::stats::{Departure, RemovedReport};
 use devices::machine::MachineEvent;
 use devices::pci::GuestBdf;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
@@ -80,14 +79,14 @@ impl Source {
     }
 }
 
-/// Runs the guest until it ends.
+/// Runs the guest until it ends, or one of `signals` stops it: a signal that came before this, too.
 ///
 /// # Errors
 /// [`MachineError`] when the host can't start the machine.
-pub fn run(machine: Machine) -> Result<Outcome, MachineError> {
+pub fn run(machine: Machine, signals: RunSignals) -> Result<Outcome, MachineError> {
     let mut manager = EventManager::new()
         .map_err(|error| process("epoll")(io::Error::other(error.to_string())))?;
-    let id = manager.add_subscriber(Control::new(machine)?);
+    let id = manager.add_subscriber(Control::new(machine, signals)?);
     let mut failed = None;
     while failed.is_none() {
         failed = manager.run().err();
@@ -122,8 +121,8 @@ struct Control {
     machine: Machine,
     threads: Vec<VcpuThread>,
     input: Option<ConsoleInput>,
-    stop_signal: UnixStream,
-    stats_signal: UnixStream,
+    stop_signal: Caught,
+    stats_signal: Caught,
     triggers: BTreeMap<GuestBdf, Triggers>,
     removals: Removals,
     /// Runs until the next deadline of `removals`.
@@ -132,9 +131,7 @@ struct Control {
 }
 
 impl Control {
-    fn new(mut machine: Machine) -> Result<Self, MachineError> {
-        let stop_signal = signal_pipe(&[SIGTERM, SIGINT, SIGHUP])?;
-        let stats_signal = signal_pipe(&[SIGUSR1])?;
+    fn new(mut machine: Machine, signals: RunSignals) -> Result<Self, MachineError> {
         let triggers = device_triggers(&machine)?;
         let timer =
             TimerFd::new().map_err(|error| process("timerfd_create")(io::Error::from(error)))?;
@@ -144,8 +141,8 @@ impl Control {
             machine,
             threads,
             input,
-            stop_signal,
-            stats_signal,
+            stop_signal: signals.stop,
+            stats_signal: signals.stats,
             triggers,
             removals: Removals::default(),
             timer,
@@ -377,11 +374,11 @@ impl Control {
                 }
             }
             Source::StopSignal => {
-                drain(&mut self.stop_signal);
+                self.stop_signal.take();
                 self.stopped(StopCause::Stopped, ops);
             }
             Source::StatsSignal => {
-                drain(&mut self.stats_signal);
+                self.stats_signal.take();
                 self.write_stats();
             }
             Source::Ejected => self.take_ejected(ops),
@@ -446,23 +443,6 @@ impl MutEventSubscriber for Control {
             self.handle(source, ops, events);
         }
     }
-}
-
-fn signal_pipe(signals: &[i32]) -> Result<UnixStream, MachineError> {
-    let pair = || -> io::Result<UnixStream> {
-        let (reader, writer) = UnixStream::pair()?;
-        reader.set_nonblocking(true)?;
-        for signal in signals {
-            signal_hook::low_level::pipe::register(*signal, writer.try_clone()?)?;
-        }
-        Ok(reader)
-    };
-    pair().map_err(process("catching signals"))
-}
-
-fn drain(pipe: &mut UnixStream) {
-    let mut bytes = [0; 64];
-    while pipe.read(&mut bytes).is_ok_and(|read| read == bytes.len()) {}
 }
 
 fn device_triggers(machine: &Machine) -> Result<BTreeMap<GuestBdf, Triggers>, MachineError> {

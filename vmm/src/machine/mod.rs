@@ -19,6 +19,7 @@ mod preparation;
 mod problem;
 mod removal;
 mod report;
+mod signals;
 mod vcpu_loop;
 
 pub use bars::NoRoom;
@@ -26,6 +27,7 @@ pub use builder::Machine;
 pub use control::run;
 pub use kernel::{ImageFile, Kernel, KernelError};
 pub use mailbox::StopCause;
+pub use signals::RunSignals;
 
 use crate::kvm::{KvmError, RoutingError, VcpuSetupError};
 use crate::memory::{MapError, RamError};
