@@ -163,7 +163,11 @@ impl BoundRecords {
         };
         let record =
             BoundRecord::parse(&text).map_err(|fault| DriverError::BadRecord { path, fault })?;
-        Ok(Some(record).filter(|record| record.boot_id == self.boot_id))
+        Ok(self.of_this_boot(record))
+    }
+
+    fn of_this_boot(&self, record: BoundRecord) -> Option<BoundRecord> {
+        Some(record).filter(|record| record.boot_id == self.boot_id)
     }
 
     /// Functions that were bound for a process that has ended without giving them back. What can't be read is left out.
@@ -174,7 +178,8 @@ impl BoundRecords {
         let names = root.names(FOLDER)?;
         let stale = names.iter().filter_map(|name| {
             let sbdf = name.parse().ok()?;
-            let record = self.read(sbdf).ok()??;
+            let text = root.text(Path::new(FOLDER).join(name)).ok()??;
+            let record = self.of_this_boot(BoundRecord::parse(&text).ok()?)?;
             let ended = record.owner.is_some_and(|owner| !owner.runs(root));
             ended.then_some(sbdf)
         });

@@ -133,8 +133,7 @@ fn members_of(id: u32, sbdf: HostSbdf, members: &[HostFunction]) -> String {
 fn why_shared(root: &HostRoot, members: &[HostFunction]) -> Option<String> {
     const EXTENDED: usize = 0x100;
     for bridge in members.iter().filter(|member| member.class >> 8 == 0x0604) {
-        let path = root.path(function::directory(bridge.sbdf).join("config"));
-        let Ok(config) = std::fs::read(path) else {
+        let Ok(config) = root.config(bridge.sbdf) else {
             continue;
         };
         if capability::find(&config, capability::CapabilityId::PCI_EXPRESS).is_none()
@@ -246,7 +245,7 @@ fn bars(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {
             .split_whitespace()
             .filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
         let (start, end, flags) = (numbers.next()?, numbers.next()?, numbers.next()?);
-        (flags & MEMORY != 0 && end > start).then(|| end - start + 1)
+        (flags & MEMORY != 0 && end > start).then(|| (end - start).saturating_add(1))
     });
     let (mut largest, mut total) = (0, 0_u64);
     for size in sizes {
