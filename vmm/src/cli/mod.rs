@@ -6,6 +6,7 @@ mod device;
 mod devices;
 mod managed;
 mod removal;
+mod report;
 mod run;
 mod size;
 mod suggest;
