@@ -77,6 +77,12 @@ pub(super) const MASKS: &[Mask] = &[
         hide: Hide::Text(process_stat),
     },
     Mask {
+        path: "/proc/sys/kernel/osrelease",
+        stays: "the version, and what a distribution adds to it",
+        why: "names that somebody gave a kernel",
+        hide: Hide::Text(kernel_release),
+    },
+    Mask {
         path: "/sys/kernel/irq/*/actions",
         stays: "drivers, usual names of interfaces",
         why: "names of interfaces that somebody chose",
@@ -417,6 +423,26 @@ fn process_stat(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
         }
         _ => Vec::new(),
     }
+}
+
+fn kernel_release(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
+    const OF_DISTRIBUTIONS: [&str; 8] = [
+        "amd64",
+        "generic",
+        "default",
+        "x86_64",
+        "arch1",
+        "pve",
+        "lts",
+        "lowlatency",
+    ];
+    let release = lines.first().map(String::as_str).unwrap_or_default();
+    let of_version = |letter: char| letter.is_ascii_digit() || letter == '.';
+    let end = release.find(|letter| !of_version(letter));
+    let (version, rest) = release.split_at(end.unwrap_or(release.len()));
+    let mut parts = rest.split(['-', '.', '+']);
+    let known = parts.any(|part| OF_DISTRIBUTIONS.contains(&part));
+    vec![if known { release } else { version }.to_owned()]
 }
 
 fn actions(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {

@@ -66,6 +66,18 @@ fn of_other_files_only_what_is_asked_for_stays() {
     assert_eq!(hide(swaps, swap), "Filename\n/dev/dm-1");
     let cpu = "processor : 0\nvendor_id\t: GenuineIntel\nserial : 42\nflags : vmx\n\nvendor_id : GenuineIntel\n";
     assert_eq!(hide(cpuinfo, cpu), "vendor_id\t: GenuineIntel\nflags : vmx");
+    for release in [
+        "6.12.9-amd64",
+        "6.12.95+deb13-amd64",
+        "6.8.0-45-generic",
+        "6.11.4-301.fc41.x86_64",
+        "6.1.0",
+        "6.17.0-rc3",
+    ] {
+        let stays = release.strip_suffix("-rc3").unwrap_or(release);
+        assert_eq!(hide(kernel_release, release), stays);
+    }
+    assert_eq!(hide(kernel_release, "6.12.9-acme-prod+"), "6.12.9");
     let table = " CPU0\n 9: 3 IR-IO-APIC 9-fasteoi acpi\n 40: 7 IR-PCI-MSI enp3s0-rx\n";
     assert_eq!(hide(interrupts, table), "IR-IO-APIC");
     assert_eq!(
@@ -181,6 +193,7 @@ impl Secrets {
             format!("root=UUID={uuid} ip={ip} key={owner} iommu=pt\n"),
         );
         host.file("proc/sys/kernel/random/boot_id", uuid);
+        host.file("proc/sys/kernel/osrelease", format!("6.12.9-{owner}"));
         host
     }
 
