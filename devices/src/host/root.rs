@@ -151,22 +151,34 @@ impl HostRoot {
         exists
     }
 
+    /// What a report says, or what was noted before: a file that is asked for again has not changed then, and some, such as
+    /// `/proc/cpuinfo`, take long to read.
+    fn answered(&self, relative: &Path, question: Question) -> Option<io::Result<Vec<String>>> {
+        if let Source::Report(answers) = &self.source {
+            let found = answers.lines(relative, question);
+            self.note(relative, question, &found, |lines| {
+                Answer::Lines(lines.clone())
+            });
+            return Some(found);
+        }
+        let recorder = self.recorder.as_ref()?;
+        let noted = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = noted.has(&answers::absolute(relative), question);
+        known.then(|| noted.lines(relative, question))
+    }
+
     /// Text of a file, trimmed; `None` when there is no such file.
     pub(crate) fn text(&self, relative: impl AsRef<Path>) -> Result<Option<String>, HostError> {
         let relative = relative.as_ref();
-        let found = match &self.source {
-            Source::Folder(root) => {
-                fs::read_to_string(root.join(relative)).map(|text| text.trim().to_owned())
-            }
-            Source::Report(answers) => {
-                let lines = answers.lines(relative, Question::Text);
-                lines.map(|lines| lines.join("\n"))
-            }
-        };
-        self.note(relative, Question::Text, &found, |text| {
+        if let Some(lines) = self.answered(relative, Question::Text) {
+            return self.if_there(relative, lines.map(|lines| lines.join("\n")));
+        }
+        let text = fs::read_to_string(self.path(relative));
+        let text = text.map(|text| text.trim().to_owned());
+        self.note(relative, Question::Text, &text, |text| {
             Answer::Lines(text.split('\n').map(str::to_owned).collect())
         });
-        self.if_there(relative, found)
+        self.if_there(relative, text)
     }
 
     /// Text of a file, whatever its bytes, that is not noted; `None` when it can't be read.
@@ -241,33 +253,31 @@ impl HostRoot {
         relative: impl AsRef<Path>,
     ) -> Result<Option<String>, HostError> {
         let relative = relative.as_ref();
-        let found = match &self.source {
-            Source::Folder(root) => fs::read_link(root.join(relative)).map(|target| {
-                let name = target.file_name();
-                name.map(|name| name.to_string_lossy().into_owned())
-            }),
-            Source::Report(answers) => answers
-                .lines(relative, Question::Link)
-                .map(|lines| lines.into_iter().next()),
+        let found = match self.answered(relative, Question::Link) {
+            Some(lines) => lines.map(|lines| lines.into_iter().next()),
+            None => {
+                let found = fs::read_link(self.path(relative)).map(|target| {
+                    let name = target.file_name();
+                    name.map(|name| name.to_string_lossy().into_owned())
+                });
+                self.note(relative, Question::Link, &found, |name| {
+                    Answer::Lines(name.iter().cloned().collect())
+                });
+                found
+            }
         };
-        self.note(relative, Question::Link, &found, |name| {
-            Answer::Lines(name.iter().cloned().collect())
-        });
         Ok(self.if_there(relative, found)?.flatten())
     }
 
     /// Last component of a path behind all links; the path's own where it leads nowhere.
     pub(super) fn final_name(&self, relative: &Path) -> Option<String> {
         let own = relative.file_name()?.to_string_lossy().into_owned();
-        let found = match &self.source {
-            Source::Folder(root) => root.join(relative).canonicalize().ok().and_then(|path| {
+        let found = match self.answered(relative, Question::Link) {
+            Some(lines) => lines.ok().and_then(|lines| lines.into_iter().next()),
+            None => self.path(relative).canonicalize().ok().and_then(|path| {
                 let name = path.file_name()?;
                 Some(name.to_string_lossy().into_owned())
             }),
-            Source::Report(answers) => answers
-                .lines(relative, Question::Link)
-                .ok()
-                .and_then(|lines| lines.into_iter().next()),
         };
         let found = found.unwrap_or_else(|| own.clone());
         if found != own {
@@ -299,20 +309,20 @@ impl HostRoot {
         question: Question,
         wanted: impl Fn(&fs::DirEntry) -> bool,
     ) -> io::Result<Vec<String>> {
-        let found = match &self.source {
-            Source::Folder(root) => fs::read_dir(root.join(relative)).and_then(|entries| {
-                let mut names = Vec::new();
-                for entry in entries {
-                    let entry = entry?;
-                    if wanted(&entry) {
-                        names.push(entry.file_name().to_string_lossy().into_owned());
-                    }
+        if let Some(names) = self.answered(relative, question) {
+            return names;
+        }
+        let found = fs::read_dir(self.path(relative)).and_then(|entries| {
+            let mut names = Vec::new();
+            for entry in entries {
+                let entry = entry?;
+                if wanted(&entry) {
+                    names.push(entry.file_name().to_string_lossy().into_owned());
                 }
-                names.sort();
-                Ok(names)
-            }),
-            Source::Report(answers) => answers.lines(relative, question),
-        };
+            }
+            names.sort();
+            Ok(names)
+        });
         self.note(relative, question, &found, |names| {
             Answer::Lines(names.clone())
         });

@@ -6,7 +6,7 @@ use devices::host::{CurrentProcess, HostReport, HostRoot, Problem, ProcessLimits
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 /// More than a host with thousands of functions has.
@@ -52,11 +52,7 @@ pub(super) fn save(path: &Path, place: &Place) -> Result<(), Failure> {
     if path.symlink_metadata().is_ok() {
         return Err(host_failure(exists(path)));
     }
-    let report = HostReport::of(&place.root, &*place.process, place.is_root, |root| {
-        // `ferry devices` tells of what was left bound.
-        let _ = BoundRecords::of(root).and_then(|records| records.stale(root));
-    });
-    put(path, &report.to_string()).map_err(|error| {
+    let unwritable = |error: io::Error| {
         host_failure(match error.kind() {
             io::ErrorKind::AlreadyExists => exists(path),
             _ => Problem::new(
@@ -65,28 +61,51 @@ pub(super) fn save(path: &Path, place: &Place) -> Result<(), Failure> {
                 "name a file in a folder that you may write to",
             ),
         })
-    })
+    };
+    let file = NewFile::create(path).map_err(unwritable)?;
+    let report = HostReport::of(&place.root, &*place.process, place.is_root, |root| {
+        // `ferry devices` tells of what was left bound.
+        let _ = BoundRecords::of(root).and_then(|records| records.stale(root));
+    });
+    file.finish(&report.to_string()).map_err(unwritable)
 }
 
-/// The whole text under that name, or nothing, and no other file gone.
-fn put(path: &Path, text: &str) -> io::Result<()> {
-    let Some(name) = path.file_name() else {
-        return Err(io::ErrorKind::IsADirectory.into());
-    };
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}", std::process::id()));
-    let new: PathBuf = path.with_file_name(hidden);
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
-    let written = file
-        .write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| rename(&new, path));
-    if written.is_err() {
-        // Nothing of it is of use.
-        let _ = fs::remove_file(&new);
+/// A file that gets its name when it is whole; before that, what there is of it goes with this.
+struct NewFile<'a> {
+    path: &'a Path,
+    hidden: PathBuf,
+    file: File,
+}
+
+impl<'a> NewFile<'a> {
+    fn create(path: &'a Path) -> io::Result<Self> {
+        let Some(name) = path.file_name() else {
+            return Err(io::ErrorKind::IsADirectory.into());
+        };
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}", std::process::id()));
+        let hidden = path.with_file_name(hidden);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&hidden)?;
+        Ok(Self { path, hidden, file })
     }
-    written
+
+    /// The whole text under that name, or nothing, and no other file gone.
+    fn finish(mut self, text: &str) -> io::Result<()> {
+        self.file.write_all(text.as_bytes())?;
+        self.file.sync_all()?;
+        rename(&self.hidden, self.path)
+    }
+}
+
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        // Gone already if it has its name.
+        let _ = fs::remove_file(&self.hidden);
+    }
 }
 
 fn rename(new: &Path, path: &Path) -> io::Result<()> {
@@ -149,6 +168,7 @@ mod tests {
     fn report_takes_a_name_that_is_free_and_leaves_nothing_else_behind() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report");
+        let put = |path: &Path, text| NewFile::create(path).and_then(|file| file.finish(text));
         put(&path, "new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         let error = put(&path, "newer").unwrap_err();
