@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::super::answers::{Answer, Answers, Question};
-use super::super::usage::{self, Mount};
-use super::process;
 use super::pseudonyms::Pseudonyms;
+use super::text;
 
 /// A kind of secret.
 pub(super) struct Mask {
@@ -32,61 +31,61 @@ pub(super) const MASKS: &[Mask] = &[
         path: "/proc/cmdline",
         stays: "words about IOMMU, interrupts, PCI, VFIO, KVM and huge pages",
         why: "the others may hold passwords, addresses and names",
-        hide: Hide::Text(cmdline),
+        hide: Hide::Text(text::cmdline),
     },
     Mask {
         path: "/proc/cpuinfo",
         stays: "vendor, model, flags and address sizes of one processor",
         why: "no other line is of use",
-        hide: Hide::Text(cpuinfo),
+        hide: Hide::Text(text::cpuinfo),
     },
     Mask {
         path: "/proc/interrupts",
         stays: "the kinds of IO-APIC",
         why: "names of devices and how busy they are",
-        hide: Hide::Text(interrupts),
+        hide: Hide::Text(text::interrupts),
     },
     Mask {
         path: "/proc/net/route",
         stays: "interfaces of default routes",
         why: "addresses of networks and gateways",
-        hide: Hide::Text(ipv4_routes),
+        hide: Hide::Text(text::ipv4_routes),
     },
     Mask {
         path: "/proc/net/ipv6_route",
         stays: "interfaces of default routes",
         why: "addresses of networks and gateways",
-        hide: Hide::Text(ipv6_routes),
+        hide: Hide::Text(text::ipv6_routes),
     },
     Mask {
         path: "/proc/self/mountinfo",
         stays: "device numbers, block devices, well-known mount points",
         why: "paths and servers tell names of people, projects and hosts",
-        hide: Hide::Text(mounts),
+        hide: Hide::Text(text::mounts),
     },
     Mask {
         path: "/proc/swaps",
         stays: "block devices",
         why: "paths of swap files",
-        hide: Hide::Text(swaps),
+        hide: Hide::Text(text::swaps),
     },
     Mask {
         path: "/proc/*/stat",
         stays: "process id and start time",
         why: "the process's name and figures",
-        hide: Hide::Text(process_stat),
+        hide: Hide::Text(text::process_stat),
     },
     Mask {
         path: "/proc/sys/kernel/osrelease",
         stays: "the version, and what a distribution adds to it",
         why: "names that somebody gave a kernel",
-        hide: Hide::Text(kernel_release),
+        hide: Hide::Text(text::kernel_release),
     },
     Mask {
         path: "/sys/kernel/irq/*/actions",
         stays: "drivers, usual names of interfaces",
         why: "names of interfaces that somebody chose",
-        hide: Hide::Text(actions),
+        hide: Hide::Text(text::actions),
     },
     Mask {
         path: "/sys/bus/pci/devices/*/config",
@@ -98,7 +97,7 @@ pub(super) const MASKS: &[Mask] = &[
         path: "/dev/**",
         stays: "owners and groups of the system",
         why: "names of people",
-        hide: Hide::Text(node),
+        hide: Hide::Text(text::node),
     },
     Mask {
         path: "**",
@@ -106,6 +105,35 @@ pub(super) const MASKS: &[Mask] = &[
         why: "they identify the machine and its owner",
         hide: Hide::Names,
     },
+];
+
+/// Files whose whole text may be told: numbers and words of the kernel's, and records of Ferry's own. A file that Ferry
+/// begins to read belongs here or into a row above; its text is in no report otherwise.
+const PLAIN: &[&str] = &[
+    "/proc/sys/kernel/random/boot_id",
+    "/run/ferry/bound/*",
+    "/sys/bus/pci/devices/*/boot_vga",
+    "/sys/bus/pci/devices/*/class",
+    "/sys/bus/pci/devices/*/device",
+    "/sys/bus/pci/devices/*/irq",
+    "/sys/bus/pci/devices/*/numa_node",
+    "/sys/bus/pci/devices/*/reset_method",
+    "/sys/bus/pci/devices/*/resource",
+    "/sys/bus/pci/devices/*/sriov_numvfs",
+    "/sys/bus/pci/devices/*/sriov_totalvfs",
+    "/sys/bus/pci/devices/*/vendor",
+    "/sys/class/block/*/dev",
+    "/sys/class/iommu/*/*/*",
+    "/sys/kernel/iommu_groups/*/name",
+    "/sys/kernel/iommu_groups/*/reserved_regions",
+    "/sys/kernel/iommu_groups/*/type",
+    "/sys/kernel/irq/*/chip_name",
+    "/sys/kernel/mm/hugepages/*/*",
+    "/sys/module/*/parameters/*",
+    // Reduced as it is read.
+    "/usr/share/hwdata/pci.ids",
+    "/usr/share/misc/pci.ids",
+    "/usr/share/pci.ids",
 ];
 
 /// The answers as they may be seen by others.
@@ -146,6 +174,10 @@ fn hidden(names: &mut Pseudonyms, at: &str, question: Question, answer: &Answer)
         }
         _ => match row(at).map(|mask| &mask.hide) {
             Some(Hide::Text(hide)) => hide(names, lines),
+            // Text that nobody has thought of is not for others either.
+            _ if question == Question::Text && !PLAIN.iter().any(|path| is_for(path, at)) => {
+                Vec::new()
+            }
             _ => lines.clone(),
         },
     };
@@ -159,18 +191,21 @@ fn hidden(names: &mut Pseudonyms, at: &str, question: Question, answer: &Answer)
 
 /// The row for what is at a path.
 fn row(at: &str) -> Option<&'static Mask> {
-    MASKS.iter().find(|mask| {
-        let mut parts = at.split('/');
-        let matches = mask.path.split('/').all(|wanted| match wanted {
-            "**" => {
-                while parts.next().is_some() {}
-                true
-            }
-            "*" => parts.next().is_some(),
-            wanted => parts.next() == Some(wanted),
-        });
-        matches && parts.next().is_none()
-    })
+    MASKS.iter().find(|mask| is_for(mask.path, at))
+}
+
+/// Whether a pattern is for a path: `*` is any one component, `**` any more.
+fn is_for(pattern: &str, at: &str) -> bool {
+    let mut parts = at.split('/');
+    let matches = pattern.split('/').all(|wanted| match wanted {
+        "**" => {
+            while parts.next().is_some() {}
+            true
+        }
+        "*" => parts.next().is_some(),
+        wanted => parts.next() == Some(wanted),
+    });
+    matches && parts.next().is_none()
 }
 
 /// A path without names that somebody chose.
@@ -264,232 +299,6 @@ fn visible(text: &str) -> String {
             } else {
                 char::REPLACEMENT_CHARACTER
             }
-        })
-        .collect()
-}
-
-fn cmdline(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    const KEYS: [&str; 22] = [
-        "iommu",
-        "intel_iommu",
-        "amd_iommu",
-        "amd_iommu_intr",
-        "iommu.passthrough",
-        "iommu.strict",
-        "intremap",
-        "nointremap",
-        "nox2apic",
-        "noapic",
-        "nolapic",
-        "x2apic_phys",
-        "pci",
-        "pcie_aspm",
-        "pcie_ports",
-        "pcie_acs_override",
-        "hugepages",
-        "hugepagesz",
-        "default_hugepagesz",
-        "mem_encrypt",
-        "nokaslr",
-        "nosmt",
-    ];
-    const MODULES: [&str; 7] = [
-        "vfio",
-        "vfio_pci",
-        "vfio_iommu_type1",
-        "iommufd",
-        "kvm",
-        "kvm_intel",
-        "kvm_amd",
-    ];
-    let words = lines.iter().flat_map(|line| line.split_whitespace());
-    let words: Vec<_> = words
-        .map(|word| {
-            let key = word.split('=').next().unwrap_or_default();
-            let module = key
-                .split_once('.')
-                .map(|(module, _)| module.replace('-', "_"));
-            let known = KEYS.contains(&key)
-                || module.is_some_and(|module| MODULES.contains(&module.as_str()));
-            if known { word } else { "*" }
-        })
-        .collect();
-    vec![words.join(" ")]
-}
-
-fn cpuinfo(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    let first = lines.iter().take_while(|line| !line.trim().is_empty());
-    let key = |line: &str| line.split(':').next().unwrap_or_default().trim().to_owned();
-    first
-        .filter(|line| {
-            matches!(
-                key(line).as_str(),
-                "vendor_id" | "model name" | "flags" | "address sizes"
-            )
-        })
-        .cloned()
-        .collect()
-}
-
-fn interrupts(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    let words = lines.iter().flat_map(|line| line.split_whitespace());
-    let kinds: BTreeSet<_> = words
-        .filter(|word| matches!(*word, "IO-APIC" | "IR-IO-APIC"))
-        .collect();
-    kinds.into_iter().map(str::to_owned).collect()
-}
-
-fn ipv4_routes(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    let interfaces = lines.iter().filter_map(|line| usage::ipv4_default(line));
-    let line = |interface: String| {
-        let interface = names.interface(&interface);
-        format!("{interface}\t00000000\t00000000\t0003\t0\t0\t0\t00000000")
-    };
-    interfaces.map(line).collect()
-}
-
-fn ipv6_routes(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    let interfaces: BTreeSet<_> = lines
-        .iter()
-        .filter_map(|line| usage::ipv6_default(line))
-        .collect();
-    let line = |interface: String| format!("{} 00 {}", "0".repeat(32), names.interface(&interface));
-    interfaces.into_iter().map(line).collect()
-}
-
-fn mounts(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    const WELL_KNOWN: [&str; 14] = [
-        "/",
-        "/boot",
-        "/boot/efi",
-        "/efi",
-        "/home",
-        "/mnt",
-        "/nix",
-        "/nix/store",
-        "/opt",
-        "/root",
-        "/srv",
-        "/tmp",
-        "/usr",
-        "/var",
-    ];
-    let mounts = lines.iter().filter_map(|line| Mount::parse(line));
-    // What has no device is nobody's disk.
-    let mounts =
-        mounts.filter(|mount| !mount.number.starts_with("0:") || mount.source.starts_with("/dev/"));
-    let line = |mount: Mount| {
-        let source = if mount.source.starts_with("/dev/") {
-            names.block_node(&mount.source)
-        } else {
-            "*".to_owned()
-        };
-        let point = if WELL_KNOWN.contains(&mount.mount_point.as_str()) {
-            mount.mount_point
-        } else {
-            format!("/{}", names.of("mount", &mount.mount_point))
-        };
-        format!("0 0 {} / {point} rw - * {source} rw", mount.number)
-    };
-    mounts.map(line).collect()
-}
-
-fn swaps(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    let files = lines
-        .iter()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().next());
-    let nodes = files
-        .map(usage::unescape)
-        .filter(|file| file.starts_with("/dev/"));
-    let nodes: Vec<_> = nodes.map(|node| names.block_node(&node)).collect();
-    ["Filename".to_owned()].into_iter().chain(nodes).collect()
-}
-
-fn process_stat(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    const START: usize = 22;
-    let line = lines.first().map(String::as_str).unwrap_or_default();
-    let pid = line
-        .split(' ')
-        .next()
-        .filter(|pid| pid.parse::<u32>().is_ok());
-    let start = line
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_whitespace().nth(START - 3));
-    let start = start.filter(|start| start.parse::<u64>().is_ok());
-    match (pid, start) {
-        (Some(pid), Some(start)) => {
-            vec![format!("{pid} (*) *{} {start}", " 0".repeat(START - 4))]
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn kernel_release(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    const OF_DISTRIBUTIONS: [&str; 8] = [
-        "amd64",
-        "generic",
-        "default",
-        "x86_64",
-        "arch1",
-        "pve",
-        "lts",
-        "lowlatency",
-    ];
-    let release = lines.first().map(String::as_str).unwrap_or_default();
-    let of_version = |letter: char| letter.is_ascii_digit() || letter == '.';
-    let end = release.find(|letter| !of_version(letter));
-    let (version, rest) = release.split_at(end.unwrap_or(release.len()));
-    let mut parts = rest.split(['-', '.', '+']);
-    let known = parts.any(|part| OF_DISTRIBUTIONS.contains(&part));
-    vec![if known { release } else { version }.to_owned()]
-}
-
-fn actions(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    let hide = |user: &str| {
-        let user = user.trim();
-        // A network driver names its queues after the interface.
-        let ends = user
-            .match_indices('-')
-            .map(|(at, _)| at)
-            .chain([user.len()]);
-        for end in ends {
-            let (interface, queue) = user.split_at(end);
-            if let Some(name) = names.known("interface", interface) {
-                return name + queue;
-            }
-        }
-        user.to_owned()
-    };
-    let users = lines.iter().flat_map(|line| line.split(',')).map(hide);
-    vec![users.collect::<Vec<_>>().join(",")]
-}
-
-fn node(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    const OF_THE_SYSTEM: [&str; 9] = [
-        "root",
-        "kvm",
-        "vfio",
-        "qemu",
-        "libvirt",
-        "libvirt-qemu",
-        "disk",
-        "video",
-        "nogroup",
-    ];
-    let of_system = |name: String, other: &str| {
-        if OF_THE_SYSTEM.contains(&name.as_str()) {
-            name
-        } else {
-            other.to_owned()
-        }
-    };
-    let accesses = lines.iter().filter_map(|line| process::parse_access(line));
-    accesses
-        .map(|mut access| {
-            access.owner = of_system(access.owner, "somebody");
-            access.group = of_system(access.group, "somegroup");
-            process::access_line(&access)
         })
         .collect()
 }

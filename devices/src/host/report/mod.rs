@@ -6,6 +6,7 @@ mod format;
 mod masks;
 mod process;
 mod pseudonyms;
+mod text;
 
 pub use format::ReportError;
 pub use process::ReportedProcess;

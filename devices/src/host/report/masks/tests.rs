@@ -1,5 +1,7 @@
 use super::super::super::saved::{GPU, NIC, SavedHost};
+use super::super::super::usage::{self, Mount};
 use super::super::HostReport;
+use super::super::text::*;
 use super::*;
 use crate::host::saved::FakeLimits;
 use proptest::prelude::*;
@@ -114,6 +116,46 @@ fn rows_are_found_by_path() {
         path("/sys/bus/pci/devices/0000:00:00.0/x/config"),
         Some("**")
     );
+}
+
+#[test]
+fn text_that_nobody_has_thought_of_is_in_no_report() {
+    let host = SavedHost::intel();
+    host.file("sys/bus/pci/devices/0000:03:00.0/serial_number", "secret");
+    let text = HostReport::of(&host.root(), &FakeLimits::generous(), true, |root| {
+        let read = root.text("sys/bus/pci/devices/0000:03:00.0/serial_number");
+        assert_eq!(read.unwrap().as_deref(), Some("secret"));
+    });
+    let text = text.to_string();
+    assert!(
+        text.contains("serial_number") && !text.contains("secret"),
+        "{text}"
+    );
+}
+
+/// What a report is to hold can't be read past [`crate::host::HostRoot`].
+#[test]
+fn the_host_is_read_through_its_root_alone() {
+    // The process's own limits, and its descriptors.
+    let others = ["root.rs", "limits.rs", "holder.rs", "saved.rs"];
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/host");
+    let mut ahead = vec![std::path::PathBuf::from(folder)];
+    let mut read = 0;
+    while let Some(path) = ahead.pop() {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            ahead.extend(
+                std::fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else if name.ends_with(".rs") && name != "tests.rs" && !others.contains(&name.as_str()) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(!text.contains("fs::"), "{}", path.display());
+            read += 1;
+        }
+    }
+    assert!(read > 20);
 }
 
 #[test]
