@@ -48,6 +48,9 @@ pub trait Attributes {
 /// Those of the host itself.
 impl Attributes for HostRoot {
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+        if self.is_report() {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         // No truncation and no creation: an attribute that isn't there is an error.
         let mut file = OpenOptions::new().write(true).open(self.path(path))?;
         file.write_all(text.as_bytes())

@@ -234,7 +234,11 @@ impl BoundRecords {
         };
         let record =
             BoundRecord::parse(&text).map_err(|fault| DriverError::BadRecord { path, fault })?;
-        Ok(Some(record).filter(|record| record.boot_id == self.boot_id))
+        Ok(self.of_this_boot(record))
+    }
+
+    fn of_this_boot(&self, record: BoundRecord) -> Option<BoundRecord> {
+        Some(record).filter(|record| record.boot_id == self.boot_id)
     }
 
     /// Functions that were bound for a process that has ended without giving them back. What can't be read is left out.
@@ -252,7 +256,11 @@ impl BoundRecords {
     /// that, or its record is none.
     #[must_use]
     pub fn is_stale(&self, root: &HostRoot, sbdf: HostSbdf) -> Option<bool> {
-        let record = self.read(sbdf).ok()?;
+        let path = Path::new(FOLDER).join(sbdf.to_string());
+        let record = match root.text(path).ok()? {
+            Some(text) => self.of_this_boot(BoundRecord::parse(&text).ok()?),
+            None => None,
+        };
         match record.and_then(|record| record.owner) {
             Some(owner) => owner.has_ended(root),
             None => Some(false),

@@ -19,10 +19,19 @@ impl HostRoot {
         disks: &BTreeMap<String, String>,
         mounted: &BTreeSet<String>,
     ) -> Result<Vec<HostUse>, HostError> {
-        let mut uses = Vec::new();
-        if disks.is_empty() {
-            return Ok(uses);
+        // What processes do is nothing for a report.
+        if disks.is_empty() || self.is_report() {
+            return Ok(Vec::new());
         }
+        self.unnoted().disk_users(disks, mounted)
+    }
+
+    fn disk_users(
+        &self,
+        disks: &BTreeMap<String, String>,
+        mounted: &BTreeSet<String>,
+    ) -> Result<Vec<HostUse>, HostError> {
+        let mut uses = Vec::new();
         let mut mounted = mounted.clone();
         let mut namespaces: BTreeSet<_> = self.mount_namespace("self").into_iter().collect();
         let mut pids: Vec<u32> = self

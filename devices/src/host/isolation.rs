@@ -3,14 +3,13 @@
 //! The kernel's rules are those of `pci_device_group` (drivers/iommu/iommu.c) and `pci_acs_enabled` (drivers/pci/pci.c)
 //! of Linux 6.12; its lists of devices that are better than their registers say, or worse, are not here.
 
-use super::function::{self, HostFunction};
+use super::function::HostFunction;
 use super::root::{HostError, HostRoot};
 use crate::pci::HostSbdf;
 use crate::pci::access_control::AccessControl;
 use crate::pci::capability::{self, CapabilityId, ExtendedCapabilityId};
 use crate::pci::express::{self, PortType};
 use crate::pci::header::{self, HeaderType};
-use std::fs;
 
 impl HostRoot {
     /// Why a function shares its group with the other `members`, as one line.
@@ -86,8 +85,7 @@ struct Registers {
 
 impl Registers {
     fn of(root: &HostRoot, sbdf: HostSbdf) -> Self {
-        let path = root.path(function::directory(sbdf).join("config"));
-        let config = fs::read(path).unwrap_or_default();
+        let config = root.config(sbdf).unwrap_or_default();
         Self { sbdf, config }
     }
 

@@ -8,6 +8,7 @@
 //! Sources: Documentation/ABI/testing/sysfs-bus-pci, sysfs-kernel-iommu_groups and
 //! Documentation/driver-api/vfio.rst of Linux 6.12.
 
+mod answers;
 mod bindable;
 mod binding;
 mod check;
@@ -31,6 +32,7 @@ mod names;
 mod preflight;
 mod problem;
 mod remapping;
+mod report;
 mod reset;
 mod root;
 #[cfg(test)]
@@ -59,6 +61,7 @@ pub use names::PciNames;
 pub use preflight::{Obstacle, RunRequirements, obstacles, preflight};
 pub use problem::Problem;
 pub use remapping::{InterruptRemapping, RemappingObstacle, RemappingOff, explain_eperm_on_attach};
+pub use report::{HostReport, ReportError, ReportedProcess};
 pub use reset::ResetFacts;
 pub use root::{HostError, HostRoot};
 pub use usage::HostUse;

@@ -9,7 +9,6 @@ use super::root::{HostError, HostRoot};
 use crate::pci::HostSbdf;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
 const BLOCK: &str = "sys/class/block";
@@ -206,9 +205,7 @@ impl HostRoot {
         let relative = node
             .strip_prefix('/')
             .filter(|node| node.starts_with("dev/"))?;
-        let path = self.path(relative);
-        let path = path.canonicalize().unwrap_or(path);
-        Some(path.file_name()?.to_string_lossy().into_owned())
+        self.final_name(Path::new(relative))
     }
 
     /// An interface with those above it: its bridge, bond, VLANs, and theirs.
@@ -245,19 +242,16 @@ struct Below {
 impl Below {
     fn of(root: &HostRoot, sbdf: HostSbdf) -> Self {
         let mut below = Self::default();
-        below.walk(&root.path(function::directory(sbdf)));
+        below.walk(root, &function::directory(sbdf));
         below
     }
 
     /// A driver's devices may be several folders down (SCSI, USB). Links lead elsewhere and aren't
     /// followed; what goes away meanwhile is not there.
-    fn walk(&mut self, directory: &Path) {
+    fn walk(&mut self, root: &HostRoot, directory: &Path) {
         let class = directory.file_name().map(|name| name.to_string_lossy());
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            let name = entry.file_name().to_string_lossy().into_owned();
+        for name in root.subfolders(directory) {
+            let folder = directory.join(&name);
             match class.as_deref() {
                 Some("block") => {
                     self.disks.insert(name);
@@ -265,10 +259,10 @@ impl Below {
                 Some("net") => {
                     self.interfaces.insert(name);
                 }
-                _ if entry.path().join("nsid").exists() => {
+                _ if root.exists(folder.join("nsid")) => {
                     self.disks.insert(nvme_head(&name));
                 }
-                _ => self.walk(&entry.path()),
+                _ => self.walk(root, &folder),
             }
         }
     }
@@ -286,14 +280,14 @@ fn nvme_head(name: &str) -> String {
 }
 
 /// A line of mountinfo: `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`.
-struct Mount {
-    number: String,
-    mount_point: String,
-    source: String,
+pub(super) struct Mount {
+    pub(super) number: String,
+    pub(super) mount_point: String,
+    pub(super) source: String,
 }
 
 impl Mount {
-    fn parse(line: &str) -> Option<Self> {
+    pub(super) fn parse(line: &str) -> Option<Self> {
         let (mount, file_system) = line.split_once(" - ")?;
         let mut mount = mount.split(' ').skip(2);
         Some(Self {
@@ -305,7 +299,7 @@ impl Mount {
 }
 
 /// Undoes the octal escapes of procfs (`\040` is a blank).
-fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
@@ -323,7 +317,7 @@ fn unescape(text: &str) -> String {
 }
 
 /// Interface of a default route: `Iface Destination Gateway Flags RefCnt Use Metric Mask …`.
-fn ipv4_default(line: &str) -> Option<String> {
+pub(super) fn ipv4_default(line: &str) -> Option<String> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let [interface, destination, _, _, _, _, _, mask, ..] = fields.as_slice() else {
         return None;
@@ -333,7 +327,7 @@ fn ipv4_default(line: &str) -> Option<String> {
 }
 
 /// The same of IPv6: destination and its prefix length first, the interface last.
-fn ipv6_default(line: &str) -> Option<String> {
+pub(super) fn ipv6_default(line: &str) -> Option<String> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let [destination, length, .., interface] = fields.as_slice() else {
         return None;

@@ -2,11 +2,13 @@
 
 pub(super) mod table;
 
+use super::report::Place;
 use super::{Exit, Failure, for_reader};
 use devices::driver::BoundRecords;
-use devices::host::{HostRoot, ListedFunction, PciNames, Standing};
+use devices::host::{ListedFunction, PciNames, Standing};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// What is said of a device that a run with `managed=on` has left on vfio-pci.
@@ -26,6 +28,9 @@ pub(super) struct Arguments {
     /// Print JSON (docs/host.md has its shape)
     #[arg(long)]
     json: bool,
+    /// List the devices of the host that a file of ferry check --save-report is of
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// A function as `--json` prints it.
@@ -107,7 +112,7 @@ impl<'a> Entry<'a> {
 
 /// Prints the list; success even if nothing can be given to a guest.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let root = HostRoot::system();
+    let Place { root, .. } = Place::new(arguments.report.as_deref())?;
     let host_failure = |problem| Failure {
         exit: Exit::HostSetUp,
         problems: vec![problem],

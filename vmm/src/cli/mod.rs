@@ -8,6 +8,7 @@ mod devices;
 mod link;
 mod managed;
 mod removal;
+mod report;
 mod run;
 mod size;
 mod suggest;

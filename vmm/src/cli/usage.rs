@@ -43,15 +43,9 @@ pub(super) fn problem(error: &Error) -> Option<Problem> {
             "none follows it",
             format!("write {option}; {listed}"),
         ),
-        ErrorKind::ArgumentConflict => Problem::new(
-            format!("{name} is given twice"),
-            match (option.contains(' '), command.as_str()) {
-                (true, "run") => "a guest has only one",
-                (true, _) => "only one of its values can be meant",
-                (false, _) => "once is enough",
-            },
-            format!("leave one {name} out"),
-        ),
+        ErrorKind::ArgumentConflict => {
+            conflict(&command, &option, &word(ContextKind::PriorArg), &listed)
+        }
         ErrorKind::TooManyValues => Problem::new(
             format!("{name} takes no value"),
             format!("'{}' follows it", word(ContextKind::InvalidValue)),
@@ -63,6 +57,26 @@ pub(super) fn problem(error: &Error) -> Option<Problem> {
             listed,
         ),
     })
+}
+
+/// An option given twice, or with one that it doesn't go with.
+fn conflict(command: &str, option: &str, other: &str, listed: &str) -> Problem {
+    let name = option.split(' ').next().unwrap_or_default();
+    let other = other.split(' ').next().unwrap_or_default();
+    if matches!(name, "--report" | "--save-report") && other != name {
+        return Problem::new(
+            format!("{name} doesn't go with {other}"),
+            "one is about another host, the other about this one",
+            format!("leave one of them out; {listed}"),
+        );
+    }
+    let why = match (option.contains(' '), command) {
+        (true, "run") => "a guest has only one",
+        (true, _) => "only one of its values can be meant",
+        (false, _) => "once is enough",
+    };
+    let remedy = format!("leave one {name} out");
+    Problem::new(format!("{name} is given twice"), why, remedy)
 }
 
 fn unknown(error: &Error, argument: &str, listed: String) -> Problem {
@@ -168,6 +182,16 @@ mod tests {
             "ferry run --kernel k --kernel k",
             "--kernel is given twice",
             "leave one --kernel out",
+        );
+        tells(
+            "ferry check --report a --save-report b",
+            "--report doesn't go with --save-report",
+            "leave one of them out; all options are listed by: ferry check --help",
+        );
+        tells(
+            "ferry check --report a --report b",
+            "--report is given twice",
+            "leave one --report out",
         );
         tells(
             "ferry run --kernel k --no-reboot=1",

@@ -199,7 +199,7 @@ fn bars(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {
             .split_whitespace()
             .filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
         let (start, end, flags) = (numbers.next()?, numbers.next()?, numbers.next()?);
-        (flags & MEMORY != 0 && end > start).then(|| end - start + 1)
+        (flags & MEMORY != 0 && end > start).then(|| (end - start).saturating_add(1))
     });
     let (mut largest, mut total) = (0, 0_u64);
     for size in sizes {
