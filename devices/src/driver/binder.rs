@@ -104,6 +104,9 @@ impl Binder<'_> {
         let Some(mut record) = self.records.read(sbdf)? else {
             return Ok(set_link(self.root, self.links, sbdf, settings).map(drop)?);
         };
+        if settings.is_empty() && record.former_link.is_empty() {
+            return Ok(());
+        }
         let same_kind = |one: &LinkSetting, other: &LinkSetting| one.option() == other.option();
         let (kept, left): (Vec<_>, Vec<_>) = record
             .former_link

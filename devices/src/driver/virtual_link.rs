@@ -122,6 +122,9 @@ pub fn set_link(
     sbdf: HostSbdf,
     settings: &[LinkSetting],
 ) -> Result<Vec<LinkSetting>, VirtualLinkError> {
+    if settings.is_empty() {
+        return Ok(Vec::new());
+    }
     let place = Place::of(root, links, sbdf)?;
     let mut former = Vec::new();
     for setting in settings {
@@ -447,6 +450,13 @@ mod tests {
         assert_eq!(*card.changes.borrow(), made);
         let nothing = LinkSetting::Mac(MacAddress::default());
         assert_eq!(former, [nothing, LinkSetting::SpoofCheck(true)]);
+    }
+
+    #[test]
+    fn no_settings_need_no_virtual_function() {
+        let card = Card::new();
+        let none = set_link(&card.host.root(), &card, sbdf(NIC.0), &[]).unwrap();
+        assert_eq!(none, []);
     }
 
     #[test]

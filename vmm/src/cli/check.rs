@@ -1,7 +1,7 @@
 //! `ferry check`: whether this host can give devices to a guest, fact by fact.
 
 use super::report::{self, Place};
-use super::{Failure, address, for_reader, size};
+use super::{Failure, address, size};
 use devices::host::{CheckRequest, Finding, HostFunction, Mark, PciNames, check};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -66,7 +66,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let mut findings = check(root, &request, &*place.process);
     for finding in &mut findings {
-        finding.remedy = finding.remedy.take().map(for_reader);
+        let remedy = finding.remedy.take();
+        finding.remedy = remedy.map(|remedy| place.for_reader(remedy));
     }
     let usable = findings.iter().all(|finding| finding.mark < Mark::Bad);
     let text = if arguments.json {

@@ -3,7 +3,7 @@
 pub(super) mod table;
 
 use super::report::Place;
-use super::{Exit, Failure, for_reader};
+use super::{Exit, Failure};
 use devices::driver::BoundRecords;
 use devices::host::{ListedFunction, PciNames, Standing};
 use serde::Serialize;
@@ -112,7 +112,8 @@ impl<'a> Entry<'a> {
 
 /// Prints the list; success even if nothing can be given to a guest.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let Place { root, .. } = Place::new(arguments.report.as_deref())?;
+    let place = Place::new(arguments.report.as_deref())?;
+    let root = &place.root;
     let host_failure = |problem| Failure {
         exit: Exit::HostSetUp,
         problems: vec![problem],
@@ -127,8 +128,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .iter()
         .filter(|listed| arguments.all || !never(listed))
         .collect();
-    let records = BoundRecords::of(&root).map_err(|error| host_failure(error.problem()))?;
-    let left = |one: &&ListedFunction| records.is_stale(&root, one.function.sbdf);
+    let records = BoundRecords::of(root).map_err(|error| host_failure(error.problem()))?;
+    let left = |one: &&ListedFunction| records.is_stale(root, one.function.sbdf);
     let left: Vec<_> = shown.iter().map(left).collect();
     let text = if arguments.json {
         let entries = shown.iter().zip(&left);
@@ -145,7 +146,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let notes: Vec<_> = stale
             .map(|(one, _)| (one.function.sbdf, LEFT.to_owned()))
             .collect();
-        for_reader(table::table(&shown, &names, &notes))
+        place.for_reader(table::table(&shown, &names, &notes))
             + &table::left_out(all.len() - shown.len())
             + table::unseen(left.contains(&None))
     };

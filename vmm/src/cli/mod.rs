@@ -104,7 +104,11 @@ fn at_root_shell() -> bool {
 
 /// A text with commands as the one who reads it has to type them.
 fn for_reader(text: String) -> String {
-    match at_root_shell() {
+    commands_for(at_root_shell(), text)
+}
+
+fn commands_for(at_root_shell: bool, text: String) -> String {
+    match at_root_shell {
         true => text.replace("sudo ", ""),
         false => text,
     }

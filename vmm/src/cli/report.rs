@@ -1,6 +1,6 @@
 //! Reports of a host: `--save-report` and `--report`.
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, at_root_shell, commands_for};
 use devices::driver::BoundRecords;
 use devices::host::{CurrentProcess, HostReport, HostRoot, Problem, ProcessLimits};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -19,6 +19,8 @@ pub(super) struct Place {
     pub(super) process: Box<dyn ProcessLimits>,
     /// Whether those are root's.
     pub(super) is_root: bool,
+    /// Whether who reads what is told types commands as root.
+    at_root_shell: bool,
 }
 
 impl Place {
@@ -32,6 +34,7 @@ impl Place {
                 root: HostRoot::system(),
                 process: Box::new(CurrentProcess),
                 is_root: rustix::process::geteuid().is_root(),
+                at_root_shell: at_root_shell(),
             });
         };
         let report = load(path).map_err(host_failure)?;
@@ -39,8 +42,14 @@ impl Place {
         Ok(Self {
             root: report.root(),
             is_root: process.is_root(),
+            at_root_shell: process.is_root(),
             process: Box::new(process),
         })
+    }
+
+    /// A text with commands as they are typed there.
+    pub(super) fn for_reader(&self, text: String) -> String {
+        commands_for(self.at_root_shell, text)
     }
 }
 
