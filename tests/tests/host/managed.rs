@@ -40,7 +40,7 @@ fn what_a_killed_run_has_left_is_listed_and_repaired() {
     assert_eq!(nic.driver().as_deref(), Some("vfio-pci"));
     let listed = quietly(&["devices"]);
     let rows: Vec<_> = listed.split(nic.short_address()).collect();
-    let note = "left by a ferry run that was killed: sudo ferry unbind --stale";
+    let note = "left by a ferry run that was killed: ferry unbind --stale";
     assert_eq!(listed.matches(note).count(), 1, "{listed}");
     assert!(rows[1].contains(note), "{listed}");
     quietly(&["unbind", "--stale"]);
