@@ -80,12 +80,13 @@ impl Binder<'_> {
         let Some(earlier) = record.owner else {
             return Ok(());
         };
-        if owner.is_none() || earlier.has_ended(self.root) == Some(true) {
+        let ended = earlier.has_ended(self.root) == Some(true);
+        if owner.is_none() || ended {
             self.records.write(sbdf, &BoundRecord { owner, ..record })?;
-            // What a run had set up is not what its user wants for good.
-            if owner.is_none() {
-                self.set_up(sbdf, &[], false)?;
-            }
+        }
+        // What a run that is gone had set up is not what its user wants for good. A guest that runs keeps it.
+        if owner.is_none() && ended {
+            self.set_up(sbdf, &[], false)?;
         }
         Ok(())
     }
@@ -568,6 +569,40 @@ mod tests {
                 "drivers/snd_hda_intel/bind < 0000:01:00.1".to_owned(),
             ]
         );
+    }
+
+    #[test]
+    fn function_bound_for_good_keeps_what_a_run_has_set_up_while_that_runs() {
+        let kernel = Kernel::new();
+        kernel.make_virtual(GPU_AUDIO.0, NIC.0);
+        let owner = kernel.start_process(4711);
+        let audio = kernel.root().function(sbdf(GPU_AUDIO.0)).unwrap();
+        let bind = |owner| {
+            let audio = kernel.root().function(audio.sbdf).unwrap();
+            kernel
+                .with_binder(|binder| binder.bind(&[audio], owner))
+                .unwrap();
+        };
+        bind(Some(owner));
+        let settings = [LinkSetting::SpoofCheck(false)];
+        kernel
+            .with_binder(|binder| binder.set_up(audio.sbdf, &settings, false))
+            .unwrap();
+        kernel.writes();
+        bind(None);
+        assert_eq!(kernel.writes(), [""; 0]);
+        // It is undone when the function is given back.
+        unbind(&kernel, GPU_AUDIO.0).unwrap();
+        assert_eq!(kernel.writes()[0], "eth0 vf 0: spoof check on");
+        // Of a run that was killed it is undone at once.
+        bind(Some(owner));
+        kernel
+            .with_binder(|binder| binder.set_up(audio.sbdf, &settings, false))
+            .unwrap();
+        kernel.end_process(4711);
+        kernel.writes();
+        bind(None);
+        assert_eq!(kernel.writes(), ["eth0 vf 0: spoof check on"]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The kernel's part for tests: it answers writes to the attributes of a saved host.
 
-use super::{Attributes, Binder, BoundRecords, LinkSetting, VFIO_PCI, VirtualLink, VirtualLinks};
+use super::{
+    Attributes, Binder, BoundRecords, LinkSetting, Owner, VFIO_PCI, VirtualLink, VirtualLinks,
+};
 use crate::host::HostRoot;
 use crate::host::saved::{SavedHost, sbdf};
 use std::cell::RefCell;
@@ -119,6 +121,20 @@ impl Kernel {
     /// The records that there were at the first write.
     pub(super) fn records_seen(&self) -> Option<Vec<String>> {
         self.state.borrow().records_seen.clone()
+    }
+
+    /// A process beside the first one, which who looks can see.
+    pub(super) fn start_process(&self, pid: u32) -> Owner {
+        for pid in [1, pid] {
+            let stat =
+                format!("{pid} (ferry) S 1 1 1 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 77 5 6\n");
+            self.host.file(&format!("proc/{pid}/stat"), stat);
+        }
+        Owner::of(&self.root(), pid).unwrap()
+    }
+
+    pub(super) fn end_process(&self, pid: u32) {
+        self.host.remove(&format!("proc/{pid}"));
     }
 
     /// Makes `address` the one virtual function of `physical`, whose interface is eth0.

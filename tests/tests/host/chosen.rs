@@ -121,6 +121,13 @@ fn a_free_virtual_function_is_the_guests_for_the_run_and_set_up_for_it() {
         "ferry vf list",
     );
 
+    // Who names it gets it neither, and it stays set up for the guest that has it.
+    let while_running = kernel_says(&nic);
+    let device = format!("host={},managed=on", functions[1].address());
+    let problem = Attempt::run(&["--device", &device]).refused_for_one(HOST_SET_UP);
+    problem.tells("is already in use", "ferry (pid", "kill");
+    assert_eq!(kernel_says(&nic), while_running);
+
     // On the wire it is in the VLAN.
     shell(&format!(
         "ip link add link {peer} name {VLAN} type vlan id 7; ip address add 10.88.7.1/24 dev {VLAN}; ip link set {VLAN} up"

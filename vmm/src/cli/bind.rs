@@ -76,7 +76,7 @@ impl Work {
         }
         let root = HostRoot::system();
         let records = BoundRecords::of(&root).map_err(|error| host_problem(error.problem()))?;
-        let lock = lock(&records, TURN).map_err(|error| host_problem(error.problem()))?;
+        let lock = take_turn(&records).map_err(|error| host_problem(error.problem()))?;
         Ok(Self {
             root,
             records,
@@ -113,8 +113,8 @@ impl Work {
     }
 }
 
-fn lock(records: &BoundRecords, patience: Duration) -> Result<File, DriverError> {
-    let end = Instant::now() + patience;
+fn take_turn(records: &BoundRecords) -> Result<File, DriverError> {
+    let end = Instant::now() + TURN;
     let mut locked = records.lock();
     if matches!(locked, Err(DriverError::Busy { .. })) {
         log::info!("waiting for another ferry that binds or unbinds devices");

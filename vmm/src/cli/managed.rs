@@ -109,7 +109,9 @@ impl Managed {
             log::info!("{sbdf} is on vfio-pci for this run");
         }
         let bound = Self { devices, owner };
-        for (loan, own_address) in loans.devices.iter().zip(own_addresses) {
+        let loans = loans.devices.iter().zip(own_addresses);
+        // One that somebody else has is not set up.
+        for (loan, own_address) in loans.filter(|(loan, _)| bound.devices.contains(&loan.sbdf)) {
             if let Err(error) = binder.set_up(loan.sbdf, &loan.settings, own_address) {
                 let failure = host_problem(error.problem());
                 // Giving them back takes the lock again.

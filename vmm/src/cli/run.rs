@@ -79,9 +79,9 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Failure> {
     let mut requested = arguments.requested().map_err(Failure::usage)?;
     // All else is understood before the host is looked at; the places of devices follow from the choice.
-    arguments.spec(&[]).map_err(Failure::usage)?;
+    let mut spec = arguments.spec().map_err(Failure::usage)?;
     let loans = Loans::choose(&mut requested)?;
-    let spec = arguments.spec(&requested).map_err(Failure::usage)?;
+    give(&mut spec, requested).map_err(Failure::usage)?;
     let managed = loans.addresses();
     // What is wrong with all else is told before a device leaves its driver.
     check_host(&spec, &managed)?;
@@ -181,38 +181,40 @@ impl Arguments {
         texts.map(|text| device::parse(text)).collect()
     }
 
-    fn passed(&self, requested: &[Requested]) -> Result<PassedDescriptors, Problem> {
-        let container = self.vfio_container.as_deref().map(descriptor::container);
-        Ok(PassedDescriptors {
-            container: container.transpose()?,
-            groups: requested
-                .iter()
-                .filter_map(|one| one.group.clone())
-                .collect(),
-        })
-    }
-
-    /// The machine with devices that are chosen.
-    fn spec(&self, requested: &[Requested]) -> Result<MachineSpec, Problem> {
+    /// The machine without its devices.
+    fn spec(self) -> Result<MachineSpec, Problem> {
         let cpus = cpus(&self.cpus)?;
         let (memory, huge_pages) = size::parse(&self.memory)?;
-        let requests: Vec<_> = requested.iter().map(|one| one.device.clone()).collect();
-        let devices = place(&requests).map_err(|error| device::misplaced(&error))?;
+        let container = self.vfio_container.as_deref().map(descriptor::container);
         Ok(MachineSpec {
-            kernel: self.kernel.clone(),
-            initramfs: self.initramfs.clone(),
-            cmdline: self.cmdline.clone(),
+            kernel: self.kernel,
+            initramfs: self.initramfs,
+            cmdline: self.cmdline,
             cpus,
             memory,
             huge_pages,
-            devices,
-            passed: self.passed(requested)?,
+            devices: Vec::new(),
+            passed: PassedDescriptors {
+                container: container.transpose()?,
+                groups: Vec::new(),
+            },
             peer_to_peer: peer_to_peer(&self.p2p)?,
             serial: serial(&self.serial)?,
             stats: self.stats.as_deref().map(stats).transpose()?,
             no_reboot: self.no_reboot,
         })
     }
+}
+
+/// Gives the machine its devices, each at its place.
+fn give(spec: &mut MachineSpec, requested: Vec<Requested>) -> Result<(), Problem> {
+    let (requests, groups): (Vec<_>, Vec<_>) = requested
+        .into_iter()
+        .map(|one| (one.device, one.group))
+        .unzip();
+    spec.devices = place(&requests).map_err(|error| device::misplaced(&error))?;
+    spec.passed.groups = groups.into_iter().flatten().collect();
+    Ok(())
 }
 
 fn cpus(text: &str) -> Result<CpuCount, Problem> {
