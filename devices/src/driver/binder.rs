@@ -1,8 +1,9 @@
 //! Binding to vfio-pci and back.
 
+use super::virtual_link::{not_restored, settled_link};
 use super::{
     Attributes, BoundRecord, BoundRecords, DriverError, LinkSetting, MacAddress, Owner,
-    VirtualLinks, link_of, set_link,
+    VirtualLink, VirtualLinkError, VirtualLinks, set_link,
 };
 use crate::host::{HostError, HostFunction, HostRoot, Problem, is_vfio};
 use crate::pci::HostSbdf;
@@ -56,7 +57,9 @@ impl Binder<'_> {
         owner: Option<Owner>,
     ) -> Result<(), Box<BindFailure>> {
         let mut begun = Vec::new();
-        for function in functions {
+        // What is there is adopted last: then nothing can fail any more that would have to give it back.
+        let (there, rest): (Vec<_>, Vec<_>) = functions.iter().partition(|one| one.on_vfio());
+        for function in rest.into_iter().chain(there) {
             let bound = match function.on_vfio() {
                 true => self.adopt(function.sbdf, owner),
                 false => self.take(function, owner, &mut begun),
@@ -108,42 +111,42 @@ impl Binder<'_> {
         if settings.is_empty() && record.former_link.is_empty() {
             return Ok(());
         }
-        let same_kind = |one: &LinkSetting, other: &LinkSetting| one.option() == other.option();
-        let (kept, left): (Vec<_>, Vec<_>) = record
-            .former_link
-            .drain(..)
-            .partition(|noted| settings.iter().any(|setting| same_kind(noted, setting)));
-        self.restore_link(sbdf, &left);
-        let before = BoundRecord {
-            former_link: kept,
-            ..record
+        let link = match settings {
+            [] => VirtualLink::default(),
+            _ => settled_link(self.root, self.links, sbdf)?,
         };
-        let mut after = before.clone();
-        if !settings.is_empty()
-            && let Some(link) = link_of(self.root, self.links, sbdf)?
-        {
-            for setting in settings {
-                // What a run that was killed has noted is what was before.
-                if !after
-                    .former_link
-                    .iter()
-                    .any(|noted| same_kind(noted, setting))
-                {
-                    after.former_link.push(match setting {
-                        LinkSetting::Mac(_) if own_address => {
-                            LinkSetting::Mac(MacAddress::default())
-                        }
-                        _ => link.setting_like(*setting),
-                    });
-                }
-            }
+        let is_wanted = |noted: &LinkSetting| settings.iter().any(|one| one.same_kind(*noted));
+        let (mut kept, left): (Vec<_>, Vec<_>) = record.former_link.drain(..).partition(is_wanted);
+        let known = kept.len();
+        // What a run that was killed has noted is what was before.
+        let unknown = |setting: &&LinkSetting| !kept.iter().any(|noted| noted.same_kind(**setting));
+        let new: Vec<_> = settings.iter().filter(unknown).copied().collect();
+        let before = |setting: LinkSetting| match setting {
+            LinkSetting::Mac(_) if own_address => LinkSetting::Mac(MacAddress::default()),
+            _ => link.setting_like(setting),
+        };
+        kept.extend(new.into_iter().map(before));
+        record.former_link = [kept.clone(), self.restore_link(sbdf, &left)].concat();
+        self.records.write(sbdf, &record)?;
+        let Err(error) = set_link(self.root, self.links, sbdf, settings) else {
+            return Ok(());
+        };
+        // What comes before the one that was refused may not have been undone; the rest was not changed.
+        let changed = |noted: &LinkSetting| match &error {
+            VirtualLinkError::Refused { setting, .. } => settings
+                .iter()
+                .take_while(|one| !one.same_kind(*setting))
+                .any(|one| one.same_kind(*noted)),
+            _ => false,
+        };
+        let new = kept.get(known..).unwrap_or_default().to_vec();
+        record
+            .former_link
+            .retain(|noted| !new.contains(noted) || changed(noted));
+        if let Err(error) = self.records.write(sbdf, &record) {
+            log::warn!("{}: {}", error.problem().what, error.problem().why);
         }
-        self.records.write(sbdf, &after)?;
-        if let Err(error) = set_link(self.root, self.links, sbdf, settings) {
-            self.records.write(sbdf, &before)?;
-            return Err(error.into());
-        }
-        Ok(())
+        Err(error.into())
     }
 
     /// Notes that settings of a function are its user's: they stay when it is given back.
@@ -154,25 +157,21 @@ impl Binder<'_> {
         let Some(mut record) = self.records.read(sbdf)? else {
             return Ok(());
         };
-        let of_user =
-            |noted: &LinkSetting| settings.iter().any(|one| one.option() == noted.option());
+        let of_user = |noted: &LinkSetting| settings.iter().any(|one| one.same_kind(*noted));
         record.former_link.retain(|noted| !of_user(noted));
         self.records.write(sbdf, &record)
     }
 
-    /// What can't be is no reason to keep a function from its driver.
-    fn restore_link(&self, sbdf: HostSbdf, former: &[LinkSetting]) {
-        for setting in former {
-            let end = Instant::now() + self.patience;
-            while let Err(error) = set_link(self.root, self.links, sbdf, &[*setting]) {
-                // Its driver may be busy with the reset that follows a guest.
-                if !error.may_pass() || Instant::now() >= end {
-                    log::warn!("{}, which it had before", error.problem().what);
-                    break;
-                }
-                thread::sleep(GLANCE);
+    /// Gives back what could not be restored, which is no reason to keep a function from its driver.
+    fn restore_link(&self, sbdf: HostSbdf, former: &[LinkSetting]) -> Vec<LinkSetting> {
+        let fails = |setting: &LinkSetting| {
+            let restored = set_link(self.root, self.links, sbdf, &[*setting]);
+            if let Err(error) = &restored {
+                log::warn!("{}", not_restored(sbdf, *setting, error));
             }
-        }
+            restored.is_err()
+        };
+        former.iter().copied().filter(fails).collect()
     }
 
     /// Binds one, and notes it in `begun` before anything changes.
@@ -267,14 +266,18 @@ impl Binder<'_> {
         {
             self.restore_link(sbdf, &record.former_link);
         }
-        self.prefer(sbdf, record.former_override.as_deref())?;
         let driver = self.driver(sbdf)?;
         // One that the host has given to yet another driver is the host's again.
         let taken = driver.as_deref().is_some_and(|driver| !is_vfio(driver));
-        if driver == record.former_driver || taken {
+        let there = driver == record.former_driver || taken;
+        if !there {
+            // Before its reservation goes, by which a bind that follows after a kill knows that this was begun.
+            self.release(sbdf, driver.as_deref())?;
+        }
+        self.prefer(sbdf, record.former_override.as_deref())?;
+        if there {
             return Ok(());
         }
-        self.release(sbdf, driver.as_deref())?;
         let Some(former) = &record.former_driver else {
             return Ok(());
         };
@@ -419,8 +422,8 @@ mod tests {
         assert_eq!(
             kernel.writes(),
             [
-                format!("{GPU_OVERRIDE} < "),
                 "drivers/vfio-pci/unbind < 0000:01:00.0".to_owned(),
+                format!("{GPU_OVERRIDE} < "),
                 "drivers/nvidia/bind < 0000:01:00.0".to_owned(),
             ]
         );
@@ -460,8 +463,8 @@ mod tests {
                 "drivers_probe < 0000:01:00.1".to_owned(),
                 format!("{AUDIO_OVERRIDE} < snd_hda_intel"),
                 "drivers/snd_hda_intel/bind < 0000:01:00.1".to_owned(),
-                format!("{GPU_OVERRIDE} < "),
                 "drivers/vfio-pci/unbind < 0000:01:00.0".to_owned(),
+                format!("{GPU_OVERRIDE} < "),
                 "drivers/nvidia/bind < 0000:01:00.0".to_owned(),
             ]
         );
@@ -564,11 +567,38 @@ mod tests {
                 "eth0 vf 0: an address of its own".to_owned(),
                 "eth0 vf 0: spoof check on".to_owned(),
                 "eth0 vf 0: trust off".to_owned(),
-                format!("{AUDIO_OVERRIDE} < "),
                 "drivers/vfio-pci/unbind < 0000:01:00.1".to_owned(),
+                format!("{AUDIO_OVERRIDE} < "),
                 "drivers/snd_hda_intel/bind < 0000:01:00.1".to_owned(),
             ]
         );
+    }
+
+    #[test]
+    fn function_whose_giving_back_was_cut_short_is_not_forgotten_by_another_bind() {
+        let kernel = Kernel::new();
+        bind(&kernel, &[GPU.0]).unwrap();
+        // Cut after vfio-pci has let go of it.
+        kernel.fail(GPU_OVERRIDE, 1);
+        unbind(&kernel, GPU.0).unwrap_err();
+        assert_eq!(kernel.driver(GPU.0), None);
+        bind(&kernel, &[GPU.0]).unwrap();
+        assert_eq!(unbind(&kernel, GPU.0).unwrap().as_deref(), Some("nvidia"));
+    }
+
+    #[test]
+    fn what_was_noted_goes_with_a_setting_that_is_refused() {
+        let kernel = Kernel::new();
+        kernel.make_virtual(GPU_AUDIO.0, NIC.0);
+        bind(&kernel, &[GPU_AUDIO.0]).unwrap();
+        kernel.refuse_setting(LinkSetting::Trust(true));
+        let audio = sbdf(GPU_AUDIO.0);
+        let settings = [LinkSetting::SpoofCheck(false), LinkSetting::Trust(true)];
+        kernel
+            .with_binder(|binder| binder.set_up(audio, &settings, false))
+            .unwrap_err();
+        let noted = kernel.records().read(audio).unwrap().unwrap().former_link;
+        assert_eq!(noted, [LinkSetting::SpoofCheck(true)]);
     }
 
     #[test]

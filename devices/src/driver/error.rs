@@ -100,7 +100,7 @@ impl DriverError {
                 "see whether devtmpfs is on /dev: findmnt /dev".to_owned(),
             ),
             Self::Record { path, source } => (
-                format!("{source}; without it the former driver would be forgotten"),
+                format!("{source}; it is how Ferry knows what to give devices back to"),
                 format!("look at it: ls -ld {}", path.display()),
             ),
             Self::BadRecord { path, fault } => (

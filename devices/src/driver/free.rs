@@ -1,7 +1,7 @@
 //! A virtual function that nobody has, for a run that does not mind which.
 
 use super::{BoundRecords, VirtualFunctionsError};
-use crate::host::{HostFunction, HostRoot};
+use crate::host::{BindRequest, HostFunction, HostRoot, bindable};
 use crate::pci::HostSbdf;
 
 /// Base class of network controllers (PCI Code and ID Assignment Specification, section 1).
@@ -21,11 +21,7 @@ pub fn free_virtual_function(
     physical: HostSbdf,
     chosen: &[HostSbdf],
 ) -> Result<HostSbdf, VirtualFunctionsError> {
-    let function = root.function(physical)?;
-    let Some(has) = root.virtual_functions(physical)? else {
-        let physical = root.physical_function(physical)?;
-        return Err(VirtualFunctionsError::NotPhysical { function, physical });
-    };
+    let (function, has) = super::physical(root, physical)?;
     let mut taken = Vec::new();
     for sbdf in root.virtual_functions_of(physical)? {
         let who = match chosen.contains(&sbdf) {
@@ -53,7 +49,7 @@ fn taken_by(
     if let Some(group) = function.group {
         let holders = root.holders_of_group(group)?;
         if let Some(holder) = holders.first() {
-            return Ok(Some(format!("{} (pid {})", holder.comm, holder.pid)));
+            return Ok(Some(holder.to_string()));
         }
     }
     if function.on_vfio() {
@@ -64,8 +60,15 @@ fn taken_by(
             None => function.driver.clone(),
         });
     }
-    if let Some(uses) = root.host_uses(sbdf)?.first() {
-        return Ok(Some(format!("the host: {uses}")));
+    // What is refused when it is bound.
+    let request = BindRequest {
+        functions: &[sbdf],
+        groups: false,
+        force: false,
+    };
+    if let Err(refusals) = bindable(root, &request) {
+        let why = refusals.first().map(|refusal| refusal.problem().why);
+        return Ok(Some(why.unwrap_or_default()));
     }
     let Some(driver) = &function.driver else {
         return Ok(None);
@@ -188,6 +191,16 @@ mod tests {
             host.function((VFS[0], "8086:10ca", "0x020000"), Some(driver), Some(30));
             assert_eq!(free(&host, &[]).unwrap(), sbdf(VFS[1]), "{driver}");
         }
+    }
+
+    #[test]
+    fn one_that_bind_refuses_is_not_free() {
+        let host = host();
+        let vga = format!("sys/bus/pci/devices/{}/boot_vga", VFS[0]);
+        host.file(&vga, "1\n");
+        assert_eq!(free(&host, &[]).unwrap(), sbdf(VFS[1]));
+        host.remove(&format!("sys/bus/pci/devices/{}/iommu_group", VFS[1]));
+        assert_eq!(free(&host, &[]).unwrap(), sbdf(VFS[2]));
     }
 
     #[test]

@@ -30,6 +30,7 @@ struct State {
     defaults: BTreeMap<String, String>,
     /// Functions that vfio-pci does not want.
     refused: BTreeSet<String>,
+    refused_setting: Option<LinkSetting>,
     no_nodes: bool,
     look_at_records: bool,
     records_seen: Option<Vec<String>>,
@@ -121,6 +122,10 @@ impl Kernel {
     /// The records that there were at the first write.
     pub(super) fn records_seen(&self) -> Option<Vec<String>> {
         self.state.borrow().records_seen.clone()
+    }
+
+    pub(super) fn refuse_setting(&self, setting: LinkSetting) {
+        self.state.borrow_mut().refused_setting = Some(setting);
     }
 
     /// A process beside the first one, which who looks can see.
@@ -217,8 +222,12 @@ impl VirtualLinks for Kernel {
     }
 
     fn change(&self, interface: &str, index: u32, setting: LinkSetting) -> io::Result<()> {
+        let mut state = self.state.borrow_mut();
+        if state.refused_setting == Some(setting) {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
         let written = format!("{interface} vf {index}: {setting}");
-        self.state.borrow_mut().writes.push(written);
+        state.writes.push(written);
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ pub use error::DriverError;
 pub use free::free_virtual_function;
 pub use record::{BoundRecord, BoundRecords, Owner};
 pub use rtnetlink::RouteNetlink;
-pub use virtual_functions::{VirtualFunctionsError, nobody_loses, set_virtual_functions};
+pub use virtual_functions::{VirtualFunctionsError, physical, set_virtual_functions};
 pub use virtual_link::{
     LinkSetting, MacAddress, VirtualLink, VirtualLinkError, VirtualLinks, Vlan, has_own_address,
     link_of, set_link,

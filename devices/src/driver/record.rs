@@ -59,7 +59,7 @@ impl fmt::Display for BoundRecord {
             writeln!(f, "former-override={driver}")?;
         }
         for setting in &self.former_link {
-            writeln!(f, "former-{}={}", setting.option(), link_value(*setting))?;
+            writeln!(f, "former-{}={}", setting.name(), link_value(*setting))?;
         }
         if let Some(Owner { pid, start }) = self.owner {
             writeln!(f, "owner={pid} {start}")?;
@@ -78,22 +78,22 @@ fn link_value(setting: LinkSetting) -> String {
     }
 }
 
-/// The setting that a line says; `None` if it is none of these.
-fn link_setting(key: &str, value: &str) -> Option<LinkSetting> {
+/// The setting of a name and a value; `None` if it is none.
+fn link_setting(name: &str, value: &str) -> Option<LinkSetting> {
     let on = || match value {
         "on" => Some(true),
         "off" => Some(false),
         _ => None,
     };
-    match key {
-        "former-mac" => value.parse::<MacAddress>().ok().map(LinkSetting::Mac),
-        "former-vlan" => {
+    match name {
+        "mac" => value.parse::<MacAddress>().ok().map(LinkSetting::Mac),
+        "vlan" => {
             let (id, priority) = value.split_once(' ')?;
             let (id, priority) = (id.parse().ok()?, priority.parse().ok()?);
             Some(LinkSetting::Vlan(Vlan { id, priority }))
         }
-        "former-trust" => on().map(LinkSetting::Trust),
-        "former-spoof-check" => on().map(LinkSetting::SpoofCheck),
+        "trust" => on().map(LinkSetting::Trust),
+        "spoof-check" => on().map(LinkSetting::SpoofCheck),
         _ => None,
     }
 }
@@ -122,12 +122,14 @@ impl BoundRecord {
                 "boot-id" => boot_id = Some(value.to_owned()),
                 "former-driver" => record.former_driver = Some(value.to_owned()),
                 "former-override" => record.former_override = Some(value.to_owned()),
-                "former-mac" | "former-vlan" | "former-trust" | "former-spoof-check" => {
-                    let setting = link_setting(key, value).ok_or_else(fault)?;
-                    record.former_link.push(setting);
-                }
                 "owner" => record.owner = Some(Owner::parse(value).ok_or_else(fault)?),
-                _ => {}
+                _ => {
+                    let former = key.strip_prefix("former-");
+                    if let Some(name) = former.filter(|name| LinkSetting::NAMES.contains(name)) {
+                        let setting = link_setting(name, value).ok_or_else(fault)?;
+                        record.former_link.push(setting);
+                    }
+                }
             }
         }
         Ok(Self {

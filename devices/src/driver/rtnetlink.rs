@@ -21,15 +21,16 @@ pub struct RouteNetlink;
 
 impl VirtualLinks for RouteNetlink {
     fn read(&self, interface: &str) -> io::Result<BTreeMap<u32, VirtualLink>> {
-        Ok(get(interface)?.1)
+        get(interface)
     }
 
     fn change(&self, interface: &str, index: u32, setting: LinkSetting) -> io::Result<()> {
-        let (number, _) = get(interface)?;
         let mut message = LinkMessage::default();
-        message.header.index = number;
         let info = LinkVfInfo(vec![attribute(index, setting)]);
-        message.attributes = vec![LinkAttribute::VfInfoList(vec![info])];
+        message.attributes = vec![
+            LinkAttribute::IfName(interface.to_owned()),
+            LinkAttribute::VfInfoList(vec![info]),
+        ];
         talk(RouteNetlinkMessage::SetLink(message)).map(drop)
     }
 }
@@ -45,8 +46,8 @@ fn attribute(index: u32, setting: LinkSetting) -> VfInfo {
     }
 }
 
-/// The number of an interface, and its virtual functions by their numbers.
-fn get(interface: &str) -> io::Result<(u32, BTreeMap<u32, VirtualLink>)> {
+/// The virtual functions of an interface by their numbers.
+fn get(interface: &str) -> io::Result<BTreeMap<u32, VirtualLink>> {
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(interface.to_owned()),
@@ -67,7 +68,7 @@ fn get(interface: &str) -> io::Result<(u32, BTreeMap<u32, VirtualLink>)> {
             _ => None,
         });
     let links = listed.unwrap_or_default().iter().filter_map(virtual_link);
-    Ok((link.header.index, links.collect()))
+    Ok(links.collect())
 }
 
 /// The number of a virtual function, which each of its attributes has, and what they say.
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_lists_is_what_was_set() {
+    fn what_is_set_is_what_is_read() {
         let settings = [
             LinkSetting::Mac(MacAddress([0x52, 0x54, 0, 1, 2, 3])),
             LinkSetting::Vlan(Vlan { id: 7, priority: 5 }),

@@ -1,7 +1,9 @@
 //! SR-IOV: virtual functions made and removed (PCI Express 5.0 section 9.2; Documentation/PCI/pci-iov-howto.rst).
 
 use super::{Attributes, DriverError};
-use crate::host::{HostError, HostFunction, HostRoot, HostUse, Problem, explain_busy};
+use crate::host::{
+    HostError, HostFunction, HostRoot, HostUse, Problem, VirtualFunctions, explain_busy,
+};
 use crate::pci::HostSbdf;
 use std::path::PathBuf;
 
@@ -70,6 +72,24 @@ pub enum VirtualFunctionsError {
     },
 }
 
+/// A function that may have virtual ones, and how many.
+///
+/// # Errors
+/// [`VirtualFunctionsError::NotPhysical`], and when it can't be read.
+pub fn physical(
+    root: &HostRoot,
+    sbdf: HostSbdf,
+) -> Result<(HostFunction, VirtualFunctions), VirtualFunctionsError> {
+    let function = root.function(sbdf)?;
+    match root.virtual_functions(sbdf)? {
+        Some(has) => Ok((function, has)),
+        None => {
+            let physical = root.physical_function(sbdf)?;
+            Err(VirtualFunctionsError::NotPhysical { function, physical })
+        }
+    }
+}
+
 /// Gives the function `sbdf` as many virtual functions as `count`, and none of those it had: the kernel makes all or
 /// none. Nothing is changed if there are as many already. With `force`, those that the host uses go, too.
 ///
@@ -81,11 +101,7 @@ pub fn set_virtual_functions(
     sbdf: HostSbdf,
     (count, force): (u64, bool),
 ) -> Result<Vec<HostSbdf>, VirtualFunctionsError> {
-    let function = root.function(sbdf)?;
-    let Some(has) = root.virtual_functions(sbdf)? else {
-        let physical = root.physical_function(sbdf)?;
-        return Err(VirtualFunctionsError::NotPhysical { function, physical });
-    };
+    let (function, has) = physical(root, sbdf)?;
     if count > has.total {
         return Err(VirtualFunctionsError::TooMany {
             function,
@@ -113,11 +129,8 @@ pub fn set_virtual_functions(
     Ok(root.virtual_functions_of(sbdf)?)
 }
 
-/// Whether the virtual functions of `physical` can go, or change under whoever has them.
-///
-/// # Errors
-/// [`VirtualFunctionsError::Open`], and [`VirtualFunctionsError::Used`] unless `force` is given.
-pub fn nobody_loses(
+/// Looks at all that would go.
+fn nobody_loses(
     root: &HostRoot,
     physical: HostSbdf,
     force: bool,
@@ -234,6 +247,12 @@ impl VirtualFunctionsError {
 }
 
 fn none_free(sbdf: HostSbdf, total: u64, taken: &[(HostSbdf, String)]) -> (String, String) {
+    if total == 0 {
+        return (
+            "its driver allows none".to_owned(),
+            "see which devices have some, in the column VFS: ferry devices --all".to_owned(),
+        );
+    }
     if taken.is_empty() {
         return (
             format!("it has none now, and may have {total}"),

@@ -6,6 +6,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a driver may be busy.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 2000 });
+/// How often it is asked.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// An Ethernet address; all zeros where the physical function settles none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +102,14 @@ pub enum VirtualLinkError {
         #[source]
         source: io::Error,
     },
+    /// The physical function's driver lists others and not this one, which is being reset, say.
+    #[error("the driver of {interface} says nothing of {sbdf} at the moment")]
+    Unlisted {
+        /// The virtual function.
+        sbdf: HostSbdf,
+        /// The interface of its physical function.
+        interface: String,
+    },
     /// The kernel or the driver does not take a setting.
     #[error("{sbdf} can't have {setting}")]
     Refused {
@@ -125,13 +140,13 @@ pub fn set_link(
     if settings.is_empty() {
         return Ok(Vec::new());
     }
-    let place = Place::of(root, links, sbdf)?;
-    let mut former = Vec::new();
+    let place = patiently(|| Place::of(root, links, sbdf))?;
+    let mut former: Vec<LinkSetting> = Vec::new();
     for setting in settings {
         if let Err(error) = place.change(links, *setting) {
             for earlier in former.iter().rev() {
                 if let Err(error) = place.change(links, *earlier) {
-                    log::warn!("{error}, which it had before");
+                    log::warn!("{}", not_restored(sbdf, *earlier, &error));
                 }
             }
             return Err(error);
@@ -139,6 +154,31 @@ pub fn set_link(
         former.push(place.link.setting_like(*setting));
     }
     Ok(former)
+}
+
+/// Tries again for a while what may be otherwise a moment later: a driver is busy with the reset that follows a guest.
+fn patiently<T>(
+    mut attempt: impl FnMut() -> Result<T, VirtualLinkError>,
+) -> Result<T, VirtualLinkError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err(error) if error.may_pass() && Instant::now() < end => thread::sleep(GLANCE),
+            ended => return ended,
+        }
+    }
+}
+
+/// What to say of a setting that a virtual function had before and can't have again.
+pub(super) fn not_restored(
+    sbdf: HostSbdf,
+    former: LinkSetting,
+    error: &VirtualLinkError,
+) -> String {
+    let Problem { what, why, .. } = error.problem();
+    format!(
+        "{what}, which it had before: {why}; when that is mended: sudo ferry vf set {sbdf} {former:#}"
+    )
 }
 
 /// Whether the driver of a function has chosen the address of its network interface (`addr_assign_type`,
@@ -153,7 +193,19 @@ pub fn has_own_address(root: &HostRoot, sbdf: HostSbdf) -> bool {
     })
 }
 
-/// The settings of a virtual function; `None` where there are none, as for a disk's.
+/// The settings of a virtual function, waited for if need be.
+///
+/// # Errors
+/// [`VirtualLinkError`].
+pub(super) fn settled_link(
+    root: &HostRoot,
+    links: &dyn VirtualLinks,
+    sbdf: HostSbdf,
+) -> Result<VirtualLink, VirtualLinkError> {
+    Ok(patiently(|| Place::of(root, links, sbdf))?.link)
+}
+
+/// The settings of a virtual function; `None` where there are none, as for a disk's, or its driver does not tell.
 ///
 /// # Errors
 /// [`VirtualLinkError`].
@@ -164,7 +216,7 @@ pub fn link_of(
 ) -> Result<Option<VirtualLink>, VirtualLinkError> {
     match Place::of(root, links, sbdf) {
         Ok(place) => Ok(Some(place.link)),
-        Err(VirtualLinkError::NoInterface { .. }) => Ok(None),
+        Err(VirtualLinkError::NoInterface { .. } | VirtualLinkError::Unlisted { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -217,13 +269,7 @@ impl Place {
                     interface,
                 });
             }
-            if !listed.is_empty() {
-                unread = Some(VirtualLinkError::Unread {
-                    sbdf,
-                    interface,
-                    source: io::Error::other("its driver says nothing of it at the moment"),
-                });
-            }
+            unread = Some(VirtualLinkError::Unlisted { sbdf, interface });
         }
         Err(unread.unwrap_or(VirtualLinkError::NoInterface { sbdf, physical }))
     }
@@ -233,15 +279,16 @@ impl Place {
         links: &dyn VirtualLinks,
         setting: LinkSetting,
     ) -> Result<(), VirtualLinkError> {
-        links
-            .change(&self.interface, self.index, setting)
-            .map_err(|source| VirtualLinkError::Refused {
+        patiently(|| {
+            let changed = links.change(&self.interface, self.index, setting);
+            changed.map_err(|source| VirtualLinkError::Refused {
                 sbdf: self.sbdf,
                 setting,
                 interface: self.interface.clone(),
                 driver: self.driver.clone(),
                 source,
             })
+        })
     }
 }
 
@@ -293,8 +340,12 @@ impl FromStr for MacAddress {
     }
 }
 
+/// In words; with `#` as an option of `ferry vf set`.
 impl fmt::Display for LinkSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            return write!(f, "--{} {}", self.name(), self.value());
+        }
         let on = |on: bool| if on { "on" } else { "off" };
         match self {
             Self::Mac(mac) if *mac == MacAddress::default() => f.write_str("an address of its own"),
@@ -309,11 +360,14 @@ impl fmt::Display for LinkSetting {
 
 impl VirtualLinkError {
     /// Whether it may be otherwise a moment later.
-    pub(super) fn may_pass(&self) -> bool {
-        let (Self::Unread { source, .. } | Self::Refused { source, .. }) = self else {
-            return false;
-        };
-        matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN))
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Unlisted { .. } => true,
+            Self::Unread { source, .. } | Self::Refused { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN))
+            }
+            _ => false,
+        }
     }
 
     /// The three lines a user sees.
@@ -340,6 +394,10 @@ impl VirtualLinkError {
                 "leave the settings out".to_owned(),
             ),
             Self::Unread { source, .. } => (source.to_string(), messages()),
+            Self::Unlisted { .. } => (
+                "it leaves out one that is being reset, or it tells of none at all".to_owned(),
+                messages(),
+            ),
             Self::Refused {
                 driver,
                 interface,
@@ -350,7 +408,7 @@ impl VirtualLinkError {
                 let driver = driver.as_deref().unwrap_or("no driver");
                 if source.raw_os_error() == Some(libc::EOPNOTSUPP) {
                     let why = format!("the driver of {interface}, {driver}, has no such setting");
-                    (why, format!("leave {} out", setting.option()))
+                    (why, format!("leave {} out", setting.name()))
                 } else {
                     (
                         format!("the driver of {interface}, {driver}, answers: {source}"),
@@ -364,15 +422,35 @@ impl VirtualLinkError {
 }
 
 impl LinkSetting {
-    /// What `ferry vf set` and `--device` call it.
+    /// What `ferry vf set` and `--device` call them, in the order in which they are made.
+    pub const NAMES: [&str; 4] = ["mac", "vlan", "trust", "spoof-check"];
+
+    /// What it is called.
     #[must_use]
-    pub fn option(self) -> &'static str {
+    pub fn name(self) -> &'static str {
+        let [mac, vlan, trust, spoof_check] = Self::NAMES;
         match self {
-            Self::Mac(_) => "mac",
-            Self::Vlan(_) => "vlan",
-            Self::Trust(_) => "trust",
-            Self::SpoofCheck(_) => "spoof-check",
+            Self::Mac(_) => mac,
+            Self::Vlan(_) => vlan,
+            Self::Trust(_) => trust,
+            Self::SpoofCheck(_) => spoof_check,
         }
+    }
+
+    /// Its value as `ferry vf set` takes it.
+    fn value(self) -> String {
+        match self {
+            Self::Mac(mac) if mac.is_of_a_station() => mac.to_string(),
+            Self::Vlan(vlan) if vlan.id != 0 => vlan.id.to_string(),
+            Self::Mac(_) | Self::Vlan(_) => "none".to_owned(),
+            Self::Trust(on) | Self::SpoofCheck(on) => if on { "on" } else { "off" }.to_owned(),
+        }
+    }
+
+    /// Whether it and `other` are of one kind.
+    #[must_use]
+    pub fn same_kind(self, other: Self) -> bool {
+        self.name() == other.name()
     }
 }
 
@@ -482,12 +560,48 @@ mod tests {
     }
 
     #[test]
+    fn a_driver_that_is_busy_is_asked_again() {
+        struct Busy(Card, std::cell::Cell<u32>);
+        impl VirtualLinks for Busy {
+            fn read(&self, interface: &str) -> io::Result<BTreeMap<u32, VirtualLink>> {
+                match self.1.replace(self.1.get() + 1) {
+                    0 => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+                    1 => Ok(BTreeMap::new()),
+                    _ => self.0.read(interface),
+                }
+            }
+            fn change(&self, interface: &str, index: u32, setting: LinkSetting) -> io::Result<()> {
+                match self.1.replace(self.1.get() + 1) {
+                    3 => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
+                    _ => self.0.change(interface, index, setting),
+                }
+            }
+        }
+        let card = Busy(Card::new(), std::cell::Cell::new(0));
+        let root = card.0.host.root();
+        set_link(&root, &card, sbdf(VF), &[LinkSetting::Mac(MAC)]).unwrap();
+        assert_eq!(card.0.changes.borrow().len(), 1);
+        assert_eq!(card.1.get(), 5);
+    }
+
+    #[test]
+    fn a_setting_that_does_not_come_back_is_told_with_the_command_that_makes_it() {
+        let error = VirtualLinkError::Unlisted {
+            sbdf: sbdf(VF),
+            interface: "eth0".to_owned(),
+        };
+        let text = not_restored(sbdf(VF), LinkSetting::Vlan(Vlan::default()), &error);
+        let command = format!("sudo ferry vf set {VF} --vlan none");
+        assert!(text.ends_with(&command), "{text}");
+    }
+
+    #[test]
     fn a_virtual_function_that_is_not_listed_now_is_not_taken_for_its_neighbour() {
         let mut card = Card::new();
         card.links.remove(&1);
         let error = card.set(&[LinkSetting::Mac(MAC)]).unwrap_err();
         let problem = error.problem();
-        assert!(problem.why.contains("at the moment"), "{problem}");
+        assert!(problem.what.contains("at the moment"), "{problem}");
         assert!(card.changes.borrow().is_empty());
     }
 

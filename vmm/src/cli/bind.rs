@@ -9,6 +9,7 @@ use devices::pci::HostSbdf;
 use std::env;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -238,6 +239,8 @@ pub(super) fn modprobe(name: &str) -> Result<(), String> {
     log::info!("loading the module {name}");
     let output = Command::new("modprobe")
         .args(["--", name])
+        // A Ctrl-C of the terminal is for ferry, which ends when it has put things in order.
+        .process_group(0)
         .stdin(Stdio::null())
         .output()
         .map_err(|error| format!("modprobe can't be started: {error}"))?;

@@ -6,10 +6,10 @@ mod virtual_keys;
 
 use self::foreign::{foreign, foreign_keys};
 use self::virtual_keys::VirtualKeys;
+use super::descriptor;
 use super::removal::RemovalKeys;
-use super::shown;
 use super::suggest::nearest;
-use super::{descriptor, link};
+use super::{on_off, shown};
 use devices::driver::LinkSetting;
 use devices::host::Problem;
 use devices::pci::{BdfError, GuestBdf, HostSbdf};
@@ -127,7 +127,7 @@ impl Keys {
                 let group = descriptor::group(value, what)?;
                 self.group.replace(group).is_some()
             }
-            key if key == "vf" || link::NAMES.contains(&key) => {
+            key if key == "vf" || LinkSetting::NAMES.contains(&key) => {
                 self.virtual_keys.take(key, value, what)?
             }
             _ => return Ok(None),
@@ -169,15 +169,13 @@ impl Keys {
 }
 
 fn on(what: &str, value: &str) -> Result<bool, Problem> {
-    match value {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(Problem::new(
+    on_off(value).ok_or_else(|| {
+        Problem::new(
             what,
             format!("managed={} is neither on nor off", shown(value)),
             "write managed=on to have the device bound for this run and given back after it, else leave it out",
-        )),
-    }
+        )
+    })
 }
 
 /// A word that is no `key=value`; most likely an address without `host=`.
@@ -305,7 +303,7 @@ mod tests {
     fn a_free_virtual_function_is_managed_and_set_up() {
         let requested = parse("host=01:00.0,vf=auto,vlan=5,mac=52:54:00:00:00:01").unwrap();
         assert!(requested.virtual_function && requested.managed);
-        let options: Vec<_> = requested.settings.iter().map(|one| one.option()).collect();
+        let options: Vec<_> = requested.settings.iter().map(|one| one.name()).collect();
         assert_eq!(options, ["mac", "vlan"]);
         let why = |text: &str| parse(&format!("host=01:00.0{text}")).unwrap_err().why;
         assert_eq!(why(",vf=3"), "vf=3 is not auto");

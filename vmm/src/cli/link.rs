@@ -1,12 +1,10 @@
 //! Settings of a network card's virtual function: `--mac`, `--vlan`, `--trust` and `--spoof-check` of `ferry vf set`,
 //! `mac=`, `vlan=`, `trust=` and `spoof-check=` of `--device`.
 
-use super::shown;
+use super::{on_off, shown};
 use devices::driver::{LinkSetting, MacAddress, VirtualLink, Vlan};
 use devices::host::Problem;
 
-/// What they are called, in the order in which they are made.
-pub(super) const NAMES: [&str; 4] = ["mac", "vlan", "trust", "spoof-check"];
 /// Says that the physical function is to settle none.
 const NONE: &str = "none";
 
@@ -23,14 +21,10 @@ pub(super) fn setting(name: &str, value: &str, written: &str) -> Result<LinkSett
             problem(&why, "give a number from 1 to 4094, or none")
         }),
         _ => {
-            let on = match value {
-                "on" => true,
-                "off" => false,
-                _ => {
-                    let why = format!("{} is neither on nor off", shown(value));
-                    return Err(problem(&why, "write on or off, or leave it out"));
-                }
-            };
+            let on = on_off(value).ok_or_else(|| {
+                let why = format!("{} is neither on nor off", shown(value));
+                problem(&why, "write on or off, or leave it out")
+            })?;
             Ok(match name {
                 "trust" => LinkSetting::Trust(on),
                 _ => LinkSetting::SpoofCheck(on),

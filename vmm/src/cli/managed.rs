@@ -1,11 +1,11 @@
 //! `--device …,managed=on`, and `vf=auto`: devices that are bound to vfio-pci for one run.
 
 use super::Failure;
-use super::bind::{Work, driver_name, host_problem, host_problems};
+use super::bind::{Work, host_problem, host_problems};
 use super::device::Requested;
-use super::unbind::held_open;
+use super::unbind;
 use devices::driver::{Binder, LinkSetting, Owner, free_virtual_function, has_own_address};
-use devices::host::{BindRequest, HostError};
+use devices::host::{BindRequest, Problem};
 use devices::pci::HostSbdf;
 
 const COMMAND: &str = "run with managed=on";
@@ -57,6 +57,17 @@ impl Loans {
         })
     }
 
+    /// Waits until no other ferry binds or unbinds. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// When one does for too long, or this is not root.
+    pub(super) fn take_turn(&mut self) -> Result<(), Failure> {
+        if self.work.is_none() {
+            self.work = Some(Work::begin(COMMAND)?);
+        }
+        Ok(())
+    }
+
     /// Their addresses.
     pub(super) fn addresses(&self) -> Vec<HostSbdf> {
         self.devices.iter().map(|loan| loan.sbdf).collect()
@@ -67,39 +78,40 @@ impl Loans {
 pub(super) struct Managed {
     devices: Vec<HostSbdf>,
     /// Ferry itself, as the records have it.
-    owner: Option<Owner>,
+    owner: Owner,
 }
 
 impl Managed {
     /// Binds those that are not on vfio-pci already: all or none. What a run that was killed has left there becomes this
-    /// run's.
+    /// run's. None if there is nothing to be bound.
     ///
     /// # Errors
     /// Why they can't be bound. Nothing is changed then.
-    pub(super) fn bind(loans: Loans) -> Result<Self, Failure> {
-        let none = Self {
-            devices: Vec::new(),
-            owner: None,
-        };
+    pub(super) fn bind(loans: Loans) -> Result<Option<Self>, Failure> {
         let wanted = loans.addresses();
-        if wanted.is_empty() {
-            return Ok(none);
-        }
-        let work = match loans.work {
-            Some(work) => work,
-            None => Work::begin(COMMAND)?,
+        let Some(work) = loans.work.filter(|_| !wanted.is_empty()) else {
+            return Ok(None);
         };
+        let pid = std::process::id();
+        let owner = Owner::of(&work.root, pid).ok_or_else(|| {
+            host_problem(Problem::new(
+                "devices can't be bound for this run",
+                format!(
+                    "/proc/{pid}/stat can't be read, so nobody could tell later whose they are"
+                ),
+                "see whether procfs is there: findmnt /proc",
+            ))
+        })?;
         let request = BindRequest {
             functions: &wanted,
             groups: false,
             force: false,
         };
-        let owner = Owner::of(&work.root, std::process::id());
         let own_addresses: Vec<_> = wanted
             .iter()
             .map(|sbdf| has_own_address(&work.root, *sbdf))
             .collect();
-        let functions = work.bind(&request, owner)?;
+        let functions = work.bind(&request, Some(owner))?;
         let binder = work.binder();
         let devices = functions.iter().map(|function| function.sbdf);
         let devices: Vec<_> = devices
@@ -119,29 +131,14 @@ impl Managed {
                 return Err(failure);
             }
         }
-        Ok(bound)
+        Ok(Some(bound))
     }
-}
 
-/// Whether a function is bound for this process. Meanwhile a guest may have let go of it, and somebody have unbound it or
-/// bound it for good.
-fn is_ours(binder: &Binder<'_>, sbdf: HostSbdf, owner: Option<Owner>) -> bool {
-    let record = binder.records.read(sbdf).ok().flatten();
-    owner.is_some() && record.is_some_and(|record| record.owner == owner)
-}
-
-impl Drop for Managed {
-    /// The last first. What fails is told, and `ferry unbind` can try again.
-    fn drop(&mut self) {
-        if self.devices.is_empty() {
-            return;
-        }
+    /// The last first.
+    fn give_back(&self) -> Vec<Problem> {
         let work = match Work::begin(COMMAND) {
             Ok(work) => work,
-            Err(failure) => {
-                failure.report();
-                return;
-            }
+            Err(failure) => return failure.problems,
         };
         let binder = work.binder();
         let mut problems = Vec::new();
@@ -150,30 +147,42 @@ impl Drop for Managed {
                 log::info!("{sbdf} stays as it is: it is not this run's any more");
                 continue;
             }
-            let function = match work.root.function(*sbdf) {
-                Ok(function) => function,
-                // A virtual function went with its physical one's driver.
-                Err(HostError::NoSuchFunction { .. }) => {
-                    log::info!("{sbdf} is gone");
-                    problems.extend(binder.records.remove(*sbdf).err().map(|e| e.problem()));
-                    continue;
-                }
-                Err(error) => {
-                    problems.push(error.problem());
-                    continue;
-                }
-            };
-            if let Some(problem) = held_open(&work.root, &function) {
-                problems.push(problem);
-                continue;
-            }
-            match binder.unbind(*sbdf) {
-                Ok(driver) => log::info!("{sbdf} is back on {}", driver_name(driver.as_deref())),
-                Err(error) => problems.push(error.problem()),
+            let given_back = unbind::idle(&binder, *sbdf).and_then(|function| {
+                let to = function.map(|function| unbind::give_back(&binder, &function));
+                to.transpose()
+            });
+            match given_back {
+                Ok(Some(to)) => log::info!("{sbdf} is back on {to}"),
+                Ok(None) => log::info!("{sbdf} is gone"),
+                Err(problem) => problems.push(problem),
             }
         }
-        if !problems.is_empty() {
-            host_problems(problems).report();
+        problems
+    }
+}
+
+/// Whether a function is bound for this process. Meanwhile a guest may have let go of it, and somebody have unbound it or
+/// bound it for good.
+fn is_ours(binder: &Binder<'_>, sbdf: HostSbdf, owner: Owner) -> bool {
+    let record = binder.records.read(sbdf).ok().flatten();
+    record.is_some_and(|record| record.owner == Some(owner))
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        let mut problems = self.give_back();
+        if problems.is_empty() {
+            return;
         }
+        for problem in &mut problems {
+            let remedy = std::mem::take(&mut problem.remedy);
+            problem.remedy = format!("{remedy}; then: sudo ferry unbind --stale");
+        }
+        let addresses: Vec<_> = self.devices.iter().map(ToString::to_string).collect();
+        log::warn!(
+            "not all of {} went back to their drivers",
+            addresses.join(", ")
+        );
+        host_problems(problems).report();
     }
 }

@@ -147,6 +147,15 @@ fn address(text: &str) -> Result<HostSbdf, Problem> {
     })
 }
 
+/// The value of a switch; `None` if it is neither.
+fn on_off(text: &str) -> Option<bool> {
+    match text {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
 /// An argument as a message shows it: one that is empty or has blanks in quotes.
 fn shown(text: &str) -> String {
     if text.is_empty() || text.contains(char::is_whitespace) {

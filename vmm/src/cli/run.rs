@@ -3,7 +3,7 @@
 use super::device::Requested;
 use super::managed::{Loans, Managed};
 use super::suggest::nearest;
-use super::{Exit, Failure, descriptor, device, shown, size};
+use super::{Exit, Failure, descriptor, device, on_off, shown, size};
 use clap::ValueEnum;
 use devices::host::{
     BindingObstacle, CurrentProcess, HostRoot, Obstacle, Problem, RunRequirements, obstacles,
@@ -80,7 +80,7 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
     let mut requested = arguments.requested().map_err(Failure::usage)?;
     // All else is understood before the host is looked at; the places of devices follow from the choice.
     let mut spec = arguments.spec().map_err(Failure::usage)?;
-    let loans = Loans::choose(&mut requested)?;
+    let mut loans = Loans::choose(&mut requested)?;
     give(&mut spec, requested).map_err(Failure::usage)?;
     let managed = loans.addresses();
     // What is wrong with all else is told before a device leaves its driver.
@@ -91,6 +91,7 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
     };
     let mut signals = None;
     if !managed.is_empty() {
+        loans.take_turn()?;
         // From here on no signal may end this process before it has given the devices back.
         signals = Some(RunSignals::catch().map_err(set_up)?);
     }
@@ -228,15 +229,13 @@ fn cpus(text: &str) -> Result<CpuCount, Problem> {
 }
 
 fn peer_to_peer(text: &str) -> Result<bool, Problem> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(Problem::new(
+    on_off(text).ok_or_else(|| {
+        Problem::new(
             format!("--p2p {} is not understood", shown(text)),
             "it is neither on nor off",
             "write --p2p off to keep assigned devices from each other, else leave it out",
-        )),
-    }
+        )
+    })
 }
 
 /// The words that `--serial` takes, for suggestions.

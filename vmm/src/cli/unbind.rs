@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 /// Tells who has it then.
-fn give_back(binder: &Binder<'_>, function: &HostFunction) -> Result<String, Problem> {
+pub(super) fn give_back(binder: &Binder<'_>, function: &HostFunction) -> Result<String, Problem> {
     let sbdf = function.sbdf;
     let failed = |error: DriverError| {
         let cause = error.problem();
@@ -141,19 +141,28 @@ fn stale(binder: &Binder<'_>, problems: &mut Vec<Problem>) -> Result<Vec<HostFun
     let left = binder.records.stale(binder.root);
     let mut functions = Vec::new();
     for sbdf in left.map_err(|error| bind::host_problem(error.problem()))? {
-        match binder.root.function(sbdf) {
-            Ok(function) => match held_open(binder.root, &function) {
-                Some(problem) => problems.push(problem),
-                None => functions.push(function),
-            },
-            Err(HostError::NoSuchFunction { .. }) => {
-                let removed = binder.records.remove(sbdf);
-                problems.extend(removed.err().map(|error| error.problem()));
-            }
-            Err(error) => problems.push(error.problem()),
+        match idle(binder, sbdf) {
+            Ok(function) => functions.extend(function),
+            Err(problem) => problems.push(problem),
         }
     }
     Ok(functions)
+}
+
+/// A function that was bound and that nobody has open; none if it is gone, as a virtual one goes with its physical one's
+/// driver, and then it is forgotten.
+pub(super) fn idle(binder: &Binder<'_>, sbdf: HostSbdf) -> Result<Option<HostFunction>, Problem> {
+    match binder.root.function(sbdf) {
+        Ok(function) => match held_open(binder.root, &function) {
+            Some(problem) => Err(problem),
+            None => Ok(Some(function)),
+        },
+        Err(HostError::NoSuchFunction { .. }) => {
+            let removed = binder.records.remove(sbdf);
+            removed.map(|()| None).map_err(|error| error.problem())
+        }
+        Err(error) => Err(error.problem()),
+    }
 }
 
 fn done(problems: Vec<Problem>) -> Result<(), Failure> {
@@ -191,7 +200,7 @@ fn held(binder: &Binder<'_>, function: &HostFunction) -> Option<Problem> {
 
 /// The kernel would wait until nobody has the device open, or a virtual function of it, which goes with its driver; and
 /// the host's driver can't have a device whose group a guest has.
-pub(super) fn held_open(root: &HostRoot, function: &HostFunction) -> Option<Problem> {
+fn held_open(root: &HostRoot, function: &HostFunction) -> Option<Problem> {
     let look = || -> Result<Option<Problem>, HostError> {
         if let Some(busy) = busy(root, function)? {
             return Ok(Some(busy));

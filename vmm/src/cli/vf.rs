@@ -5,7 +5,7 @@ use super::devices::{Entry, table};
 use super::{Failure, address, for_reader, link};
 use devices::driver::{
     BoundRecords, DriverError, LinkSetting, RouteNetlink, VirtualFunctionsError, VirtualLink,
-    link_of, nobody_loses, set_link, set_virtual_functions,
+    VirtualLinkError, link_of, physical, set_link, set_virtual_functions,
 };
 use devices::host::{HostError, HostRoot, ListedFunction, Problem};
 use devices::pci::HostSbdf;
@@ -28,8 +28,8 @@ enum Command {
 /// Give a device COUNT virtual functions; or set up those, or one of them. Needs root
 #[derive(clap::Args)]
 #[command(after_help = "\
-With COUNT, the virtual functions that the device had are gone, and the settings are those of all new ones. Without it, BDF \
-is a virtual function. A setting that the driver of the physical function does not have is refused. For example:
+With COUNT, the virtual functions that the device had are gone, unless there are as many already, and the settings are those \
+of all new ones. Without it, BDF is a virtual function. A setting that the driver of the physical function does not have is refused. For example:
   ferry vf set 01:00.0 4
   ferry vf set 01:10.0 --mac 52:54:00:12:34:56 --vlan 5")]
 struct Set {
@@ -72,7 +72,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let text = match &arguments.command {
         Command::List(list) => {
             let device = address(&list.device).map_err(Failure::usage)?;
-            physical(&root, device)?;
+            physical(&root, device).map_err(|error| host_problem(error.problem()))?;
             let functions = root.virtual_functions_of(device);
             listed(&root, device, &functions.map_err(unreadable)?, list.json)?
         }
@@ -85,7 +85,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 Some(count) => make(&work, device, (count, set.force), &settings)?,
                 None => vec![device],
             };
-            set_up(&work, &functions, &settings).map_err(|error| set.refused(&error))?;
+            set_up(&root, &functions, &settings).map_err(|error| set.refused(&error))?;
+            settle(&work, &functions, &settings).map_err(|error| host_problem(error.problem()))?;
             listed(&root, device, &functions, false)?
         }
     };
@@ -96,7 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 impl Set {
     fn settings(&self) -> Result<Vec<LinkSetting>, Problem> {
         let values = [&self.mac, &self.vlan, &self.trust, &self.spoof_check];
-        let given = link::NAMES.into_iter().zip(values);
+        let given = LinkSetting::NAMES.into_iter().zip(values);
         let given = given.filter_map(|(name, value)| Some((name, value.as_deref()?)));
         let made = given.map(|(name, value)| {
             let written = format!("--{name} {} is not understood", super::shown(value));
@@ -106,7 +107,7 @@ impl Set {
     }
 
     /// Why the settings are not there.
-    fn refused(&self, error: &DriverError) -> Failure {
+    fn refused(&self, error: &VirtualLinkError) -> Failure {
         let mut problem = error.problem();
         if self.count.is_some() {
             problem.why += "; the virtual functions are there, and none has the settings";
@@ -153,9 +154,15 @@ fn make(
     let root = &work.root;
     let failed = |error: VirtualFunctionsError| host_problem(error.problem());
     let before = root.virtual_functions_of(device).unwrap_or_default();
-    // As many as there are stay, and so does who has them.
-    if !settings.is_empty() {
-        nobody_loses(root, device, count.1).map_err(failed)?;
+    let (_, has) = physical(root, device).map_err(failed)?;
+    if !settings.is_empty() && has.enabled == count.0 {
+        return Err(host_problem(Problem::new(
+            format!("{device} has {} virtual functions already", count.0),
+            "settings beside a count are for new ones, and these may be somebody's",
+            format!(
+                "give each its own (sudo ferry vf set BDF --…), or remove them: sudo ferry vf set {device} 0"
+            ),
+        )));
     }
     let made = set_virtual_functions(root, root, device, count);
     let forgotten = work.binder().forget_gone(&before);
@@ -164,42 +171,40 @@ fn make(
     Ok(made)
 }
 
-/// Gives all of them the settings, or none. The user's word holds also when a run gives one of them back that it has set up.
+/// Gives all of them the settings, or none.
 fn set_up(
-    work: &Work,
+    root: &HostRoot,
     functions: &[HostSbdf],
     settings: &[LinkSetting],
-) -> Result<(), DriverError> {
-    let root = &work.root;
+) -> Result<(), VirtualLinkError> {
     let mut former: Vec<(HostSbdf, Vec<LinkSetting>)> = Vec::new();
-    for sbdf in functions.iter().filter(|_| !settings.is_empty()) {
+    for sbdf in functions {
         match set_link(root, &RouteNetlink, *sbdf, settings) {
             Ok(before) => former.push((*sbdf, before)),
             Err(error) => {
                 for (sbdf, before) in former.iter().rev() {
                     if let Err(error) = set_link(root, &RouteNetlink, *sbdf, before) {
-                        log::warn!("{error}, which it had before");
+                        let Problem { what, why, .. } = error.problem();
+                        log::warn!("{what}, which it had before: {why}");
                     }
                 }
-                return Err(error.into());
+                return Err(error);
             }
         }
-        work.binder().settle(*sbdf, settings)?;
     }
     Ok(())
 }
 
-/// A device that may have virtual functions.
-fn physical(root: &HostRoot, device: HostSbdf) -> Result<(), Failure> {
-    let look = || -> Result<(), VirtualFunctionsError> {
-        let function = root.function(device)?;
-        if root.virtual_functions(device)?.is_some() {
-            return Ok(());
-        }
-        let physical = root.physical_function(device)?;
-        Err(VirtualFunctionsError::NotPhysical { function, physical })
-    };
-    look().map_err(|error| host_problem(error.problem()))
+/// The user's word holds also when a run gives one of them back that it has set up.
+fn settle(
+    work: &Work,
+    functions: &[HostSbdf],
+    settings: &[LinkSetting],
+) -> Result<(), DriverError> {
+    let binder = work.binder();
+    functions
+        .iter()
+        .try_for_each(|sbdf| binder.settle(*sbdf, settings))
 }
 
 fn unreadable(error: HostError) -> Failure {

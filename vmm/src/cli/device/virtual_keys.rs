@@ -10,13 +10,13 @@ use devices::pci::HostSbdf;
 pub(super) struct VirtualKeys {
     /// Whether there is one to be chosen.
     pub(super) auto: bool,
-    settings: Vec<(&'static str, LinkSetting)>,
+    settings: Vec<LinkSetting>,
 }
 
 impl VirtualKeys {
     /// Takes a value; whether there was one before.
     pub(super) fn take(&mut self, key: &str, value: &str, what: &str) -> Result<bool, Problem> {
-        let Some(name) = link::NAMES.into_iter().find(|name| *name == key) else {
+        if key == "vf" {
             if value != "auto" {
                 let why = format!("vf={} is not auto", shown(value));
                 let remedy = "write vf=auto to get a free virtual function of host=; a certain one is named by its own \
@@ -24,16 +24,17 @@ impl VirtualKeys {
                 return Err(Problem::new(what, why, remedy));
             }
             return Ok(std::mem::replace(&mut self.auto, true));
-        };
-        let again = self.settings.iter().any(|(given, _)| *given == name);
-        self.settings
-            .push((name, link::setting(name, value, what)?));
+        }
+        let setting = link::setting(key, value, what)?;
+        let again = self.settings.iter().any(|given| given.same_kind(setting));
+        self.settings.push(setting);
         Ok(again)
     }
 
     /// In the order in which they are made; they are of use only with `vf=auto`.
     pub(super) fn settings(&self, what: &str, host: HostSbdf) -> Result<Vec<LinkSetting>, Problem> {
-        if let Some((name, _)) = self.settings.first().filter(|_| !self.auto) {
+        if let Some(setting) = self.settings.first().filter(|_| !self.auto) {
+            let name = setting.name();
             return Err(Problem::new(
                 what,
                 format!("{name}= is a setting of a virtual function that vf=auto chooses"),
@@ -42,8 +43,8 @@ impl VirtualKeys {
                 ),
             ));
         }
-        let given = |name| self.settings.iter().find(|(given, _)| *given == name);
-        let ordered = link::NAMES.into_iter().filter_map(given);
-        Ok(ordered.map(|(_, setting)| *setting).collect())
+        let given = |name| self.settings.iter().find(|given| given.name() == name);
+        let ordered = LinkSetting::NAMES.into_iter().filter_map(given);
+        Ok(ordered.copied().collect())
     }
 }
