@@ -400,6 +400,21 @@ impl Ferry {
         );
     }
 
+    /// Waits until the guest runs: before, a signal ends Ferry without more ado.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn wait_for_vcpus(&self) {
+        let threads = format!("/proc/{}/task", self.pid());
+        until("a running guest", BOOT, || {
+            let names = fs::read_dir(&threads).ok()?.flatten();
+            let mut names =
+                names.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+            names.any(|name| name.starts_with("vcpu")).then_some(())
+        });
+    }
+
     /// Ends Ferry with SIGKILL and waits until it is gone.
     ///
     /// # Panics

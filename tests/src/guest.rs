@@ -1,6 +1,6 @@
 //! A guest that answers on its serial console.
 
-use crate::{BOOT, Ferry, Figures, MOMENT};
+use crate::{BOOT, Ferry, Figures, MOMENT, until};
 use rustix::process::Signal;
 use std::time::Duration;
 
@@ -151,6 +151,34 @@ impl Guest {
     pub fn stop(&mut self) {
         self.ferry.signal(Signal::TERM);
         self.ferry.exit(MOMENT);
+    }
+
+    /// Gives an interface an address with its prefix length and waits until it sends.
+    ///
+    /// # Panics
+    /// When it has no link before long.
+    #[track_caller]
+    pub fn bring_up(&mut self, interface: &str, address: &str) {
+        self.ok(&format!(
+            "ip addr add {address} dev {interface} && ip link set {interface} up"
+        ));
+        let state = format!("cat /sys/class/net/{interface}/operstate");
+        until("a link on the guest's side of the wire", MOMENT, || {
+            (self.run(&state).text == "up\n").then_some(())
+        });
+        // With the carrier there, packets are still dropped until the kernel has activated the queue, which it does right
+        // behind "up" under the lock that this waits for (linkwatch_do_dev of net/core/link_watch.c).
+        self.ok(&format!("ip link set {interface} up"));
+    }
+
+    /// Pings somebody three times.
+    ///
+    /// # Panics
+    /// When an answer is missing.
+    #[track_caller]
+    pub fn pings(&mut self, address: &str) {
+        let text = self.run(&format!("ping -c 3 -i 0.2 -W 2 {address}")).text;
+        assert!(text.contains("3 packets received"), "{text}");
     }
 
     /// Ferry's figures as of now.

@@ -101,18 +101,18 @@ impl Peer {
     /// When there is no link.
     #[track_caller]
     pub fn set_up_guest(&self, guest: &mut Guest) {
-        let (interface, address) = (&self.interface, &self.guest);
-        guest.ok(&format!(
-            "ip addr add {address}/24 dev {interface} && ip link set {interface} up"
-        ));
-        let state = format!("cat /sys/class/net/{interface}/operstate");
-        until("a link on the guest's side of the wire", MOMENT, || {
-            (guest.run(&state).text == "up\n").then_some(())
-        });
-        // With the carrier there, packets are still dropped until the kernel has activated the queue, which it does right
-        // behind "up" under the lock that this waits for (linkwatch_do_dev of net/core/link_watch.c).
-        guest.ok(&format!("ip link set {interface} up"));
+        guest.bring_up(&self.interface, &format!("{}/24", self.guest));
         self.wait_for_link();
+    }
+
+    /// Sets the guest's end up and has it ping this one.
+    ///
+    /// # Panics
+    /// When an answer is missing.
+    #[track_caller]
+    pub fn is_reached_by(&self, guest: &mut Guest) {
+        self.set_up_guest(guest);
+        guest.pings(&self.host);
     }
 
     /// Lets the guest ping the host and gives what `ping` printed.

@@ -60,46 +60,30 @@ pub enum Part {
 use Part::{Device, Disk, Memory, Nic, RootPort};
 
 const INTEL_IOMMU: &str = "intel-iommu,intremap=on,aw-bits=48";
+const fn port(id: &'static str, slot: u8) -> Part {
+    RootPort { id, slot }
+}
+
+const fn nic(device: &'static str, hub: u8) -> Part {
+    Nic { device, hub }
+}
+
 const IOMMU_ON: &str = "intel_iommu=on iommu=pt";
 
 const NIC_PARTS: &[Part] = &[
-    RootPort {
-        id: "rp1",
-        slot: 0x10,
-    },
-    RootPort {
-        id: "rp2",
-        slot: 0x11,
-    },
-    RootPort {
-        id: "rp3",
-        slot: 0x12,
-    },
-    RootPort {
-        id: "rp4",
-        slot: 0x13,
-    },
-    Nic {
-        device: "igb,id=nic,bus=rp1,mac=52:54:00:00:01:00",
-        hub: 1,
-    },
-    Nic {
-        device: "igb,bus=rp2,mac=52:54:00:00:02:00",
-        hub: 1,
-    },
+    port("rp1", 0x10),
+    port("rp2", 0x11),
+    port("rp3", 0x12),
+    port("rp4", 0x13),
+    nic("igb,id=nic,bus=rp1,mac=52:54:00:00:01:00", 1),
+    nic("igb,bus=rp2,mac=52:54:00:00:02:00", 1),
     Disk {
         device: "nvme,bus=rp3,serial=ferry",
         mebibytes: 512,
     },
     Device("pcie-pci-bridge,id=conventional,bus=rp4"),
-    Nic {
-        device: "e1000,bus=conventional,addr=1,mac=52:54:00:00:05:01",
-        hub: 2,
-    },
-    Nic {
-        device: "rtl8139,bus=conventional,addr=2,mac=52:54:00:00:05:02",
-        hub: 2,
-    },
+    nic("e1000,bus=conventional,addr=1,mac=52:54:00:00:05:01", 2),
+    nic("rtl8139,bus=conventional,addr=2,mac=52:54:00:00:05:02", 2),
     // The default mask of 28 bits would keep its DMA engine out of most of a guest's memory.
     Device("edu,addr=0x0b,dma_mask=0xffffffffff"),
 ];
@@ -114,51 +98,21 @@ const NIC_INVENTORY: &[&str] = &[
 
 /// One of everything that a guest may be given. All network cards but those behind the PCI bridge are on one wire.
 const ZOO_PARTS: &[Part] = &[
-    RootPort {
-        id: "rp1",
-        slot: 0x10,
-    },
-    RootPort {
-        id: "rp2",
-        slot: 0x11,
-    },
-    RootPort {
-        id: "rp3",
-        slot: 0x12,
-    },
-    RootPort {
-        id: "rp4",
-        slot: 0x13,
-    },
-    RootPort {
-        id: "rp5",
-        slot: 0x14,
-    },
-    RootPort {
-        id: "rp6",
-        slot: 0x15,
-    },
-    Nic {
-        device: "igb,bus=rp1,mac=52:54:00:00:01:00",
-        hub: 1,
-    },
-    Nic {
-        device: "igb,bus=rp2,mac=52:54:00:00:02:00",
-        hub: 1,
-    },
+    port("rp1", 0x10),
+    port("rp2", 0x11),
+    port("rp3", 0x12),
+    port("rp4", 0x13),
+    port("rp5", 0x14),
+    port("rp6", 0x15),
+    nic("igb,bus=rp1,mac=52:54:00:00:01:00", 1),
+    nic("igb,bus=rp2,mac=52:54:00:00:02:00", 1),
     Disk {
         device: "nvme,bus=rp3,serial=ferry,msix_qsize=2048",
         mebibytes: 512,
     },
     Device("pcie-pci-bridge,id=conventional,bus=rp4"),
-    Nic {
-        device: "e1000,bus=conventional,addr=1,mac=52:54:00:00:05:01",
-        hub: 2,
-    },
-    Nic {
-        device: "rtl8139,bus=conventional,addr=2,mac=52:54:00:00:05:02",
-        hub: 2,
-    },
+    nic("e1000,bus=conventional,addr=1,mac=52:54:00:00:05:01", 2),
+    nic("rtl8139,bus=conventional,addr=2,mac=52:54:00:00:05:02", 2),
     Device("VGA,addr=0x02"),
     // By MSI: all others that have messages have MSI-X.
     Device("qemu-xhci,id=usb,msix=off,msi=on,addr=0x03"),
@@ -174,22 +128,10 @@ const ZOO_PARTS: &[Part] = &[
     Device("ivshmem-plain,memdev=shared,addr=0x05"),
     Device("edu,addr=0x0b,dma_mask=0xffffffffff"),
     // Below ports of their own, so that each can be reset with its bus: they ignore the reset by power management.
-    Nic {
-        device: "e1000e,bus=rp5,mac=52:54:00:00:06:00",
-        hub: 1,
-    },
-    Nic {
-        device: "e1000e,bus=rp6,mac=52:54:00:00:07:00",
-        hub: 1,
-    },
-    Nic {
-        device: "e1000,addr=0x0d,mac=52:54:00:00:0d:00",
-        hub: 1,
-    },
-    Nic {
-        device: "rtl8139,addr=0x0e,mac=52:54:00:00:0e:00",
-        hub: 1,
-    },
+    nic("e1000e,bus=rp5,mac=52:54:00:00:06:00", 1),
+    nic("e1000e,bus=rp6,mac=52:54:00:00:07:00", 1),
+    nic("e1000,addr=0x0d,mac=52:54:00:00:0d:00", 1),
+    nic("rtl8139,addr=0x0e,mac=52:54:00:00:0e:00", 1),
 ];
 
 const ZOO_INVENTORY: &[&str] = &[
@@ -210,14 +152,8 @@ const ZOO_INVENTORY: &[&str] = &[
 /// Services, so that a disk and a network card below it are in one group. The card is not below the switch: with a VGA's
 /// 32-bit BARs there the firmware finds no room for all that it keeps free below a switch.
 const DESKTOP_PARTS: &[Part] = &[
-    RootPort {
-        id: "rp1",
-        slot: 0x10,
-    },
-    RootPort {
-        id: "rp2",
-        slot: 0x11,
-    },
+    port("rp1", 0x10),
+    port("rp2", 0x11),
     Device("VGA,bus=rp1,addr=0x0.0,multifunction=on"),
     Device("ich9-intel-hda,bus=rp1,addr=0x0.1"),
     Device("x3130-upstream,id=switch,bus=rp2"),
@@ -227,10 +163,7 @@ const DESKTOP_PARTS: &[Part] = &[
         device: "nvme,bus=port0,serial=ferry",
         mebibytes: 64,
     },
-    Nic {
-        device: "e1000e,bus=port1,mac=52:54:00:00:05:00",
-        hub: 1,
-    },
+    nic("e1000e,bus=port1,mac=52:54:00:00:05:00", 1),
     Device("qemu-xhci,id=usb,addr=0x02"),
 ];
 

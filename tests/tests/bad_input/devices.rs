@@ -166,15 +166,7 @@ fn group_that_another_has_open_names_the_holder() {
         .device(&nic, "")
         .option("--serial", "none");
     let mut holder = run.start();
-    // One that runs: before, a signal ends it without more ado.
-    let threads = format!("/proc/{}/task", holder.pid());
-    tests::until("a running guest", BOOT, || {
-        let comm = |entry: std::io::Result<std::fs::DirEntry>| {
-            std::fs::read_to_string(entry.ok()?.path().join("comm")).ok()
-        };
-        let mut names = std::fs::read_dir(&threads).ok()?.filter_map(comm);
-        names.any(|name| name.starts_with("vcpu")).then_some(())
-    });
+    holder.wait_for_vcpus();
     let terminal = Terminal::open();
     let before = terminal.modes();
     let problem = assigning(&nic).on(&terminal).refused_for_one(HOST_SET_UP);

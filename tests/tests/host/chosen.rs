@@ -1,18 +1,44 @@
 //! Virtual functions that are set up, by `ferry vf set` and for one run by `vf=auto`.
 
-use crate::virtual_functions::{Removed, made};
-use crate::{HOST_SET_UP, is_back, quietly};
-use rustix::process::Signal;
-use tests::site::{self, Kernel};
-use tests::{AS_USER, Attempt, Guest, HostDevice, MOMENT, Peer, Run, shell, until};
+use crate::virtual_functions::{self, Removed, has_a_link, made};
+use crate::{HOST_SET_UP, is_back, quietly, record};
+use std::process::Command;
+use tests::{AS_USER, Attempt, Guest, HostDevice, USER, shell, site};
 
 const MAC: &str = "52:54:00:88:00:01";
 
 /// A guest that has a virtual function of `nic`, whichever is free, with these settings.
 fn guest(nic: &HostDevice, settings: &str) -> Guest {
-    let device = format!("host={},vf=auto{settings}", nic.address());
-    let run = Run::new(Kernel::Elf).memory("256M").modules("igbvf");
-    Guest::of(run.option("--device", device).start())
+    virtual_functions::guest(&format!("host={},vf=auto{settings}", nic.address()))
+}
+
+/// The host's end of a VLAN on the wire, gone when this is dropped.
+struct VlanPeer(&'static str);
+
+impl VlanPeer {
+    fn up(name: &'static str, id: u16, address: &str) -> Self {
+        let card = site::device("peer").interface();
+        shell(&format!(
+            "ip link add link {card} name {name} type vlan id {id}; ip address add {address} dev {name}; \
+             ip link set {name} up"
+        ));
+        Self(name)
+    }
+}
+
+impl Drop for VlanPeer {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "delete", self.0]).status();
+    }
+}
+
+/// A card with one virtual function, which goes again.
+fn card_with_one() -> (HostDevice, HostDevice, Removed) {
+    let nic = site::device("nic");
+    let removed = Removed(nic.clone());
+    quietly(&["vf", "set", nic.address(), "1"]);
+    let [only] = <[HostDevice; 1]>::try_from(made(&nic)).unwrap();
+    (nic, only, removed)
 }
 
 /// What the kernel says of the card's virtual functions: a line for each.
@@ -72,10 +98,7 @@ fn what_is_set_is_what_the_kernel_says_and_the_list_shows() {
 
 #[test]
 fn settings_that_can_not_be_are_refused_and_change_nothing() {
-    let nic = site::device("nic");
-    let _removed = Removed(nic.clone());
-    quietly(&["vf", "set", nic.address(), "1"]);
-    let [only] = <[HostDevice; 1]>::try_from(made(&nic)).unwrap();
+    let (nic, only, _removed) = card_with_one();
     let before = kernel_says(&nic);
     let set = |device: &HostDevice| Attempt::ferry(&["vf", "set", device.address(), "--vlan", "5"]);
     let problem = set(&nic).refused_for_one(HOST_SET_UP);
@@ -91,18 +114,15 @@ fn settings_that_can_not_be_are_refused_and_change_nothing() {
         "ferry devices",
     );
     let problem = set(&only).through(&AS_USER).refused_for_one(HOST_SET_UP);
-    problem.tells("needs root", "user 1000", "ferry vf set");
+    problem.tells("needs root", &format!("user {USER}"), "ferry vf set");
     assert_eq!(kernel_says(&nic), before);
 }
 
 #[test]
 fn a_free_virtual_function_is_the_guests_for_the_run_and_set_up_for_it() {
-    const VLAN: &str = "ferry7";
     let nic = site::device("nic");
     let _removed = Removed(nic.clone());
-    let peer = site::device("peer").interface();
-    shell(&format!("ip link set {} up", nic.interface()));
-    Peer::up().wait_for_link();
+    has_a_link(&nic);
     quietly(&["vf", "set", nic.address(), "2"]);
     let functions = made(&nic);
     // Somebody has put the first one there for a purpose.
@@ -129,18 +149,9 @@ fn a_free_virtual_function_is_the_guests_for_the_run_and_set_up_for_it() {
     assert_eq!(kernel_says(&nic), while_running);
 
     // On the wire it is in the VLAN.
-    shell(&format!(
-        "ip link add link {peer} name {VLAN} type vlan id 7; ip address add 10.88.7.1/24 dev {VLAN}; ip link set {VLAN} up"
-    ));
-    guest.ok("ip address add 10.88.7.2/24 dev eth0; ip link set eth0 up");
-    until("a link of the virtual function", MOMENT, || {
-        let state = guest.ok("cat /sys/class/net/eth0/operstate");
-        (state == "up\n").then_some(())
-    });
-    guest.ok("ip link set eth0 up");
-    let text = guest.ok("ping -c 3 -i 0.2 -W 2 10.88.7.1");
-    shell(&format!("ip link delete {VLAN}"));
-    assert!(text.contains("3 packets received"), "{text}");
+    let _vlan = VlanPeer::up("ferry7", 7, "10.88.7.1/24");
+    guest.bring_up("eth0", "10.88.7.2/24");
+    guest.pings("10.88.7.1");
 
     assert_eq!(guest.power_off(), 0);
     assert_eq!(functions[1].driver(), None);
@@ -150,18 +161,45 @@ fn a_free_virtual_function_is_the_guests_for_the_run_and_set_up_for_it() {
 
 #[test]
 fn settings_that_a_killed_run_has_left_are_repaired() {
-    let nic = site::device("nic");
-    let _removed = Removed(nic.clone());
-    quietly(&["vf", "set", nic.address(), "1"]);
-    let [only] = <[HostDevice; 1]>::try_from(made(&nic)).unwrap();
+    let (nic, only, _removed) = card_with_one();
     let before = kernel_says(&nic);
-    let run = guest(&nic, &format!(",mac={MAC},spoof-check=off"));
-    run.ferry().signal(Signal::KILL);
-    drop(run);
-    assert_ne!(kernel_says(&nic), before);
+    let settings = format!(",mac={MAC},spoof-check=off");
+    let left = || {
+        guest(&nic, &settings).ferry_mut().kill();
+        assert_ne!(kernel_says(&nic), before);
+    };
+    left();
     quietly(&["unbind", "--stale"]);
     assert_eq!(only.driver(), None);
     assert_eq!(kernel_says(&nic), before);
+    // A run that takes it over has none of what it did not ask for. The address is its driver's choice.
+    left();
+    let mut guest = guest(&nic, "");
+    let now = kernel_says(&nic);
+    assert!(
+        !now[0].contains(MAC) && now[0].contains("spoof checking on"),
+        "{now:?}"
+    );
+    assert_eq!(guest.power_off(), 0);
+    assert_eq!(only.driver(), None);
+}
+
+#[test]
+fn a_virtual_function_that_goes_while_a_guest_has_it_is_forgotten() {
+    let (nic, only, _removed) = card_with_one();
+    let mut guest = guest(&nic, "");
+    // The kernel waits for the guest to let go.
+    quietly_removed(&nic);
+    assert_eq!(guest.power_off(), 0);
+    assert!(!record(&only).exists());
+    let errors = guest.ferry().errors().text();
+    assert!(!errors.contains("unbind --stale"), "{errors}");
+}
+
+/// Has the kernel remove all virtual functions.
+fn quietly_removed(nic: &HostDevice) {
+    std::fs::write(nic.folder().join("sriov_numvfs"), "0").unwrap();
+    assert_eq!(made(nic).len(), 0);
 }
 
 #[test]

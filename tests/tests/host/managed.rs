@@ -5,7 +5,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
 use tests::site::{self, Kernel};
-use tests::{AS_USER, Attempt, BOOT, Guest, HostDevice, Lent, MOMENT, Rebound, Run, shell, until};
+use tests::{
+    AS_USER, Attempt, BOOT, Guest, HostDevice, Lent, MOMENT, Rebound, Run, USER, shell, until,
+};
 
 /// A signal has stopped it.
 const STOPPED: i32 = 10;
@@ -20,7 +22,7 @@ fn a_device_is_the_guests_for_the_run_and_the_hosts_after_it() {
     let driver = nic.driver().unwrap();
     let _back = Rebound(nic.clone());
     let run = Run::new(Kernel::Elf).option("--device", managed(&nic));
-    let mut guest = Guest::of(run.modules("igb").start());
+    let mut guest = run.modules("igb").boot();
     assert_eq!(nic.driver().as_deref(), Some("vfio-pci"));
     assert!(record(&nic).exists());
     guest.ok("ls /sys/class/net/eth0");
@@ -34,9 +36,7 @@ fn what_a_killed_run_has_left_is_listed_and_repaired() {
     let driver = nic.driver().unwrap();
     let _back = Rebound(nic.clone());
     let run = Run::new(Kernel::Elf).option("--device", managed(&nic));
-    let guest = Guest::of(run.start());
-    guest.ferry().signal(Signal::KILL);
-    drop(guest);
+    run.boot().ferry_mut().kill();
     assert_eq!(nic.driver().as_deref(), Some("vfio-pci"));
     let listed = quietly(&["devices"]);
     let rows: Vec<_> = listed.split(nic.short_address()).collect();
@@ -109,9 +109,7 @@ fn a_run_takes_over_what_a_killed_one_has_left() {
     let driver = nic.driver().unwrap();
     let _back = Rebound(nic.clone());
     let run = || Run::new(Kernel::Elf).option("--device", managed(&nic));
-    let guest = Guest::of(run().start());
-    guest.ferry().signal(Signal::KILL);
-    drop(guest);
+    run().boot().ferry_mut().kill();
     run().without_input().command("true").start().finish();
     is_back(&nic, &driver);
 }
@@ -191,13 +189,18 @@ fn a_run_that_is_refused_leaves_the_device_with_its_driver() {
     let _back = Rebound(nic.clone());
     let device = managed(&nic);
     // Known before the device would move, and known after.
-    for words in [
-        ["--memory", "1023T"],
-        ["--initramfs", "/nonexistent/initrd"],
+    for (words, moved) in [
+        (["--memory", "size=1G,hugepages=1G"], false),
+        (["--initramfs", "/nonexistent/initrd"], true),
     ] {
-        let attempt = Attempt::run(&["--device", &device]).and(&words);
+        let attempt = Attempt::run(&["-v", "--device", &device]).and(&words);
         let (code, _, errors) = attempt.end(BOOT);
         assert_eq!(code, HOST_SET_UP, "{errors}");
+        assert_eq!(
+            errors.contains("is on vfio-pci for this run"),
+            moved,
+            "{errors}"
+        );
         is_back(&nic, &driver);
     }
     is_told_to_be_root(&nic);
@@ -209,5 +212,9 @@ fn is_told_to_be_root(nic: &HostDevice) {
     let _opened = Lent::with_mode("/dev/kvm", 0o666);
     let attempt = Attempt::run(&["--device", &managed(nic)]).through(&AS_USER);
     let problems = attempt.refused(HOST_SET_UP);
-    problems[0].tells("managed=on needs root", "user 1000", "sudo ferry run");
+    problems[0].tells(
+        "managed=on needs root",
+        &format!("user {USER}"),
+        "sudo ferry run",
+    );
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use tests::site::{self, Kernel};
-use tests::{Assigned, Attempt, Guest, Lent, Peer, Run};
+use tests::{Assigned, Attempt, Lent, Peer, Run};
 use vfio_ioctls::{VfioContainer, VfioDevice};
 
 /// The command line is wrong.
@@ -16,11 +16,9 @@ const USAGE: i32 = 2;
 const NO_LIMIT: &str = "ulimit -l unlimited";
 
 #[track_caller]
-fn pings(mut guest: Guest) {
-    let peer = Peer::up();
-    peer.set_up_guest(&mut guest);
-    let text = peer.ping(&mut guest, 3);
-    assert!(text.contains("3 packets received"), "{text}");
+fn pings(run: Run) {
+    let mut guest = run.boot();
+    Peer::up().is_reached_by(&mut guest);
     assert_eq!(guest.power_off(), 0);
 }
 
@@ -37,7 +35,7 @@ fn a_user_without_rights_has_the_device_whose_group_is_open() {
         .modules("igb")
         .option("--device", "fd=5,id=nic0")
         .option("--vfio-container", "fd=6");
-    pings(Guest::of(run.as_user(&open).start()));
+    pings(run.as_user(&open));
     nic.give_back();
 }
 
@@ -50,7 +48,7 @@ fn the_container_may_be_opened_by_ferry() {
     let run = Run::new(Kernel::Elf)
         .modules("igb")
         .option("--device", device);
-    pings(Guest::of(run.as_user(&open).start()));
+    pings(run.as_user(&open));
 }
 
 /// A descriptor of this process whose link in procfs is `node`, for its children too.

@@ -3,7 +3,7 @@
 use crate::{HOST_SET_UP, driver_override, is_back, quietly, record, tells};
 use std::fs;
 use tests::site::{self, Kernel};
-use tests::{Attempt, BOOT, HostDevice, MOMENT, Rebound, Run, shell, until};
+use tests::{Attempt, BOOT, HostDevice, MOMENT, Rebound, Run, shell};
 
 #[test]
 fn device_on_its_host_driver_is_not_unbound() {
@@ -120,15 +120,7 @@ fn device_that_a_guest_has_is_left_to_it() {
         .option("--device", format!("host={}", nic.address()))
         .option("--serial", "none");
     let mut holder = run.start();
-    // One that runs: before, a signal ends it without more ado.
-    let threads = format!("/proc/{}/task", holder.pid());
-    until("a running guest", BOOT, || {
-        let comm = |entry: std::io::Result<fs::DirEntry>| {
-            fs::read_to_string(entry.ok()?.path().join("comm")).ok()
-        };
-        let mut names = fs::read_dir(&threads).ok()?.filter_map(comm);
-        names.any(|name| name.starts_with("vcpu")).then_some(())
-    });
+    holder.wait_for_vcpus();
 
     let problem = Attempt::ferry(&["unbind", nic.address()]).refused_for_one(HOST_SET_UP);
     problem.tells(

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Output};
 use tests::site::{self, Kernel};
-use tests::{BOOT, Guest, HostDevice, Lent, MOMENT, Peer, Rebound, Run, shell, until};
+use tests::{BOOT, HostDevice, Lent, MOMENT, Peer, Rebound, Run, shell, until};
 
 const RESOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../resources/host");
 const RULES: &str = "/run/udev/rules.d";
@@ -112,11 +112,8 @@ fn a_member_of_the_group_that_the_rule_names_runs_a_guest_with_a_device() {
     let run = Run::new(Kernel::Elf)
         .modules("igb")
         .option("--device", device);
-    let mut guest = Guest::of(run.as_member(KVM, "ulimit -l unlimited").start());
-    let peer = Peer::up();
-    peer.set_up_guest(&mut guest);
-    let text = peer.ping(&mut guest, 3);
-    assert!(text.contains("3 packets received"), "{text}");
+    let mut guest = run.as_member(KVM, "ulimit -l unlimited").boot();
+    Peer::up().is_reached_by(&mut guest);
     assert_eq!(guest.power_off(), 0);
     quietly(&["unbind", nic.address()]);
     is_back(&nic, &driver);
@@ -189,4 +186,13 @@ fn the_service_binds_runs_without_rights_and_gives_back() {
     // Of a unit that failed this is "failed".
     assert_eq!(systemd.property(unit, "ActiveState"), "inactive");
     is_back(&nic, &driver);
+
+    // A bind that is refused is not tried for ever.
+    fs::write("/etc/ferry/absent.conf", "DEVICES=77:00.0\nOPTIONS=\n").unwrap();
+    let absent = "ferry@absent.service";
+    assert!(!systemd.ctl(&["start", absent]).status.success());
+    until("the end of all tries", BOOT, || {
+        // Between two tries it is "activating".
+        (systemd.property(absent, "ActiveState") == "failed").then_some(())
+    });
 }

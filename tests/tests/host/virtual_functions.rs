@@ -3,7 +3,7 @@
 use crate::{HOST_SET_UP, is_back, quietly, record, tells};
 use std::fs;
 use tests::site::{self, Kernel};
-use tests::{AS_USER, Attempt, Guest, HostDevice, MOMENT, Peer, Rebound, Run, until};
+use tests::{AS_USER, Attempt, Guest, HostDevice, MOMENT, Peer, Rebound, Run, shell, until};
 
 /// None are left, whatever happened.
 pub(crate) struct Removed(pub(crate) HostDevice);
@@ -22,30 +22,23 @@ pub(crate) fn made(nic: &HostDevice) -> Vec<HostDevice> {
     addresses.map(|address| HostDevice::at(&address)).collect()
 }
 
-/// A guest that has the function, at 10.88.0.`number`.
-fn guest(function: &HostDevice, number: u8) -> Guest {
-    let device = format!("host={}", function.address());
+/// A guest with a virtual function, as `--device` has it.
+pub(crate) fn guest(device: &str) -> Guest {
     let run = Run::new(Kernel::Elf).memory("256M").modules("igbvf");
-    let mut guest = Guest::of(run.option("--device", device).start());
-    guest.ok(&format!(
-        "ip address add 10.88.0.{number}/24 dev eth0 && ip link set eth0 up"
-    ));
-    until("a link of the virtual function", MOMENT, || {
-        let state = guest.ok("cat /sys/class/net/eth0/operstate");
-        (state == "up\n").then_some(())
-    });
-    guest.ok("ip link set eth0 up");
-    guest
+    run.option("--device", device).boot()
+}
+
+/// A virtual function has a link when the physical one has.
+pub(crate) fn has_a_link(nic: &HostDevice) {
+    shell(&format!("ip link set {} up", nic.interface()));
+    Peer::up().wait_for_link();
 }
 
 #[test]
 fn four_are_made_and_two_guests_that_have_two_of_them_ping_each_other() {
-    // A virtual function has a link when the physical one has.
     let nic = site::device("nic");
     let _removed = Removed(nic.clone());
-    let interface = nic.interface();
-    tests::shell(&format!("ip link set {interface} up"));
-    Peer::up().wait_for_link();
+    has_a_link(&nic);
     let listed = quietly(&["vf", "set", nic.address(), "4"]);
     let functions = made(&nic);
     assert_eq!(functions.len(), 4);
@@ -56,10 +49,13 @@ fn four_are_made_and_two_guests_that_have_two_of_them_ping_each_other() {
 
     let [one, other] = [&functions[0], &functions[3]];
     quietly(&["bind", one.address(), other.address()]);
-    let mut guests = [guest(one, 1), guest(other, 2)];
+    let mut guests = [(one, 1), (other, 2)].map(|(function, number)| {
+        let mut guest = guest(&format!("host={}", function.address()));
+        guest.bring_up("eth0", &format!("10.88.0.{number}/24"));
+        guest
+    });
     for (guest, to) in guests.iter_mut().zip([2, 1]) {
-        let text = guest.ok(&format!("ping -c 3 -i 0.2 -W 2 10.88.0.{to}"));
-        assert!(text.contains("3 packets received"), "{text}");
+        guest.pings(&format!("10.88.0.{to}"));
     }
 
     let attempt = Attempt::ferry(&["vf", "set", nic.address(), "0"]);

@@ -83,7 +83,7 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
     let mut loans = Loans::choose(&mut requested)?;
     give(&mut spec, requested).map_err(Failure::usage)?;
     let managed = loans.addresses();
-    // What is wrong with all else is told before a device leaves its driver.
+    // What can be known to be wrong is told before a device leaves its driver.
     check_host(&spec, &managed)?;
     let set_up = |error: MachineError| Failure {
         exit: Exit::HostSetUp,
