@@ -4,6 +4,7 @@ use super::binding::BindingObstacle;
 use super::function::{self, HostFunction};
 use super::iommu::{self, IommuObstacle};
 use super::problem::Problem;
+use super::relinquish;
 use super::root::{HostError, HostRoot};
 use super::usage::HostUse;
 use crate::pci::HostSbdf;
@@ -169,7 +170,11 @@ impl BindRefusal {
             Self::Iommu(obstacle) => obstacle.problem(),
             Self::InUse { function, uses } => {
                 let why: Vec<_> = uses.iter().map(HostUse::to_string).collect();
-                Problem::new(self.to_string(), why.join("; "), free(function.sbdf, uses))
+                Problem::new(
+                    self.to_string(),
+                    why.join("; "),
+                    relinquish::how_to_free(function.sbdf, uses),
+                )
             }
             Self::HasVirtualFunctions { function, count } => Problem::new(
                 self.to_string(),
@@ -180,37 +185,6 @@ impl BindRefusal {
                 ),
             ),
         }
-    }
-}
-
-/// How the host stops using a function.
-fn free(sbdf: HostSbdf, uses: &[HostUse]) -> String {
-    let commands: Vec<_> = uses
-        .iter()
-        .filter_map(|host_use| match host_use {
-            HostUse::Disk { mount_point, .. } => Some(format!("umount '{mount_point}'")),
-            HostUse::Swap { device } => Some(format!("swapoff /dev/{device}")),
-            HostUse::Open { holder, .. } => Some(format!("kill {}", holder.pid)),
-            HostUse::MountedElsewhere {
-                mount_point,
-                holder,
-                ..
-            } => Some(format!(
-                "nsenter --mount --target {} umount '{mount_point}'",
-                holder.pid
-            )),
-            HostUse::BootVga | HostUse::DefaultRoute { .. } => None,
-        })
-        .collect();
-    let runs_from_it = uses.iter().any(
-        |host_use| matches!(host_use, HostUse::Disk { mount_point, .. } if mount_point == "/"),
-    );
-    if runs_from_it {
-        "give the guest another disk; this host runs from that one".to_owned()
-    } else if !commands.is_empty() {
-        format!("stop using it: sudo {}", commands.join(" && sudo "))
-    } else {
-        format!("if the host can do without it: sudo ferry bind --force {sbdf}")
     }
 }
 
@@ -343,26 +317,6 @@ mod tests {
         };
         let refusals = bindable(&host, &with_group).unwrap_err();
         assert!(refusals.concat().starts_with("audio device 0000:01:00.1"));
-    }
-
-    #[test]
-    fn use_of_a_disk_ends_by_the_command() {
-        let disk = |mount_point: &str| HostUse::Disk {
-            device: "sda1".to_owned(),
-            mount_point: mount_point.to_owned(),
-        };
-        let swap = HostUse::Swap {
-            device: "sda2".to_owned(),
-        };
-        let nic = sbdf(NIC.0);
-        assert_eq!(
-            free(nic, &[disk("/data"), swap.clone()]),
-            "stop using it: sudo umount '/data' && sudo swapoff /dev/sda2"
-        );
-        assert_eq!(
-            free(nic, &[disk("/"), swap]),
-            "give the guest another disk; this host runs from that one"
-        );
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Problem;
 use super::answers::{self, Answer, Answers, Question};
+use super::{Problem, shell_word};
 use crate::pci::HostSbdf;
 
 /// Root of the tree holding `sys`, `proc` and `dev`: `/` on a running host, a saved tree in tests; or what a report has of
@@ -364,7 +364,7 @@ impl HostError {
             Self::Read { path, source } => Problem::new(
                 format!("can't read {}", path.display()),
                 source.to_string(),
-                format!("look at it: ls -ld {}", path.display()),
+                format!("look at it: ls -ld {}", shell_word(&path.to_string_lossy())),
             ),
             Self::Malformed {
                 path,

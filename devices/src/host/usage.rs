@@ -292,7 +292,7 @@ impl Mount {
         let mut mount = mount.split(' ').skip(2);
         Some(Self {
             number: mount.next()?.to_owned(),
-            mount_point: unescape(mount.nth(1)?),
+            mount_point: Some(unescape(mount.nth(1)?)).filter(|point| point.starts_with('/'))?,
             source: unescape(file_system.split(' ').nth(1)?),
         })
     }

@@ -16,6 +16,7 @@ use super::check::{CheckRequest, check};
 use super::huge_pages::HugePageSize;
 use super::limits::ProcessLimits;
 use super::root::{HostError, HostRoot};
+use super::visible::is_invisible;
 use crate::pci::HostSbdf;
 use process::{Noted, ProcessFacts};
 use std::sync::Arc;
@@ -104,12 +105,6 @@ fn ask(root: &HostRoot, process: &dyn ProcessLimits) -> Result<(), HostError> {
     let _ = root.interrupt_remapping();
     let _ = root.names("sys/firmware/acpi/tables");
     inventory.map(|_| ())
-}
-
-/// Letters that a terminal obeys instead of showing them, and those that turn text around.
-fn is_invisible(letter: char) -> bool {
-    letter.is_control()
-        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
