@@ -11,6 +11,7 @@ use super::problem::Problem;
 use super::remapping::{InterruptRemapping, RemappingObstacle};
 use super::root::{HostError, HostRoot};
 use super::vfio_node::{self, VfioNodeObstacle};
+use super::visible::visible;
 use super::{group, iommu, kvm, memlock};
 use crate::pci::HostSbdf;
 
@@ -59,12 +60,12 @@ struct Findings {
 }
 
 impl Findings {
-    fn tell(&mut self, mark: Mark, topic: &'static str, fact: impl Into<String>) {
+    fn tell(&mut self, mark: Mark, topic: &'static str, fact: impl AsRef<str>) {
         self.found.push(Finding {
             device: self.device,
             mark,
             topic,
-            fact: fact.into(),
+            fact: visible(fact.as_ref()),
             remedy: None,
         });
     }

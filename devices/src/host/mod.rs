@@ -67,3 +67,4 @@ pub use report::{HostReport, ReportError, ReportedProcess};
 pub use reset::ResetFacts;
 pub use root::{HostError, HostRoot};
 pub use usage::HostUse;
+pub use visible::visible;

@@ -1,6 +1,6 @@
 //! What the user is told when something can't work.
 
-use super::visible::is_invisible;
+use super::visible::{is_invisible, visible};
 use std::fmt;
 
 /// One obstacle, told in three lines: what is wrong, why that is so, what to do about it.
@@ -18,12 +18,12 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The three lines.
-    pub fn new(what: impl Into<String>, why: impl Into<String>, remedy: impl Into<String>) -> Self {
+    /// The three lines, all letters of which can be seen: they may have names that others chose.
+    pub fn new(what: impl AsRef<str>, why: impl AsRef<str>, remedy: impl AsRef<str>) -> Self {
         Self {
-            what: what.into(),
-            why: why.into(),
-            remedy: remedy.into(),
+            what: visible(what.as_ref()),
+            why: visible(why.as_ref()),
+            remedy: visible(remedy.as_ref()),
         }
     }
 

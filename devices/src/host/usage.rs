@@ -6,6 +6,7 @@
 use super::function;
 use super::holder::Holder;
 use super::root::{HostError, HostRoot};
+use super::visible::visible;
 use crate::pci::HostSbdf;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -62,18 +63,29 @@ impl fmt::Display for HostUse {
             Self::Disk {
                 device,
                 mount_point,
-            } => write!(f, "{device} is mounted at {mount_point}"),
-            Self::Open { device, holder } => write!(f, "{device} is open in {holder}"),
+            } => write!(
+                f,
+                "{} is mounted at {}",
+                visible(device),
+                visible(mount_point)
+            ),
+            Self::Open { device, holder } => {
+                write!(f, "{} is open in {holder}", visible(device))
+            }
             Self::MountedElsewhere {
                 device,
                 mount_point,
                 holder,
             } => write!(
                 f,
-                "{device} is mounted at {mount_point} in the mount namespace of {holder}"
+                "{} is mounted at {} in the mount namespace of {holder}",
+                visible(device),
+                visible(mount_point)
             ),
-            Self::Swap { device } => write!(f, "{device} is swap space"),
-            Self::DefaultRoute { interface } => write!(f, "{interface} carries the default route"),
+            Self::Swap { device } => write!(f, "{} is swap space", visible(device)),
+            Self::DefaultRoute { interface } => {
+                write!(f, "{} carries the default route", visible(interface))
+            }
         }
     }
 }
