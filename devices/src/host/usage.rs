@@ -133,6 +133,11 @@ impl HostRoot {
         Ok(uses)
     }
 
+    /// Whether there is a disk below a function, which processes may use in ways that no report has.
+    pub(super) fn has_disk(&self, sbdf: HostSbdf) -> bool {
+        !Below::of(self, sbdf).disks.is_empty()
+    }
+
     fn disk_uses(&self, volumes: &BTreeMap<String, String>) -> Result<Vec<HostUse>, HostError> {
         if volumes.is_empty() {
             return Ok(Vec::new());

@@ -72,6 +72,10 @@ fn host_uses(root: &HostRoot, function: &HostFunction, findings: &mut Findings) 
         }
         Err(error) => findings.unreadable(TOPIC, &error),
     }
+    if root.is_report() && root.has_disk(function.sbdf) {
+        let fact = "what processes do with its disks is not in a report";
+        findings.tell(Mark::Caution, TOPIC, fact);
+    }
 }
 
 fn without_group(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {

@@ -285,6 +285,9 @@ proptest! {
         let text = report(&host, &process).to_string();
         let masked = "/mount-1 rw";
         prop_assert!(text.contains(masked), "{text}");
+        let told = said(&HostReport::parse(&text).unwrap().root(), &process);
+        prop_assert!(told.iter().any(|line| line.contains("processes do with its disks is not in a report")));
+        prop_assert!(!live.iter().any(|line| line.contains("is not in a report")));
         // What its sender has put back.
         let text = text.replace(masked, &format!("/x{place} rw"));
         let sent = HostReport::parse(&text).unwrap();
