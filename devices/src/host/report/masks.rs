@@ -71,7 +71,7 @@ pub(super) const MASKS: &[Mask] = &[
     },
     Mask {
         path: "/proc/*/stat",
-        stays: "process id and start time",
+        stays: "process id, state, number of threads, start time",
         why: "the process's name and figures",
         hide: Hide::Text(text::process_stat),
     },
@@ -80,6 +80,12 @@ pub(super) const MASKS: &[Mask] = &[
         stays: "the version, and what a distribution adds to it",
         why: "names that somebody gave a kernel",
         hide: Hide::Text(text::kernel_release),
+    },
+    Mask {
+        path: "/run/ferry/bound/*",
+        stays: "boot, former driver, owner",
+        why: "addresses that virtual functions had",
+        hide: Hide::Text(text::bound_record),
     },
     Mask {
         path: "/sys/kernel/irq/*/actions",
@@ -107,11 +113,10 @@ pub(super) const MASKS: &[Mask] = &[
     },
 ];
 
-/// Files whose whole text may be told: numbers and words of the kernel's, and records of Ferry's own. A file that Ferry
+/// Files whose whole text may be told: numbers and words of the kernel's. A file that Ferry
 /// begins to read belongs here or into a row above; its text is in no report otherwise.
 const PLAIN: &[&str] = &[
     "/proc/sys/kernel/random/boot_id",
-    "/run/ferry/bound/*",
     "/sys/bus/pci/devices/*/boot_vga",
     "/sys/bus/pci/devices/*/class",
     "/sys/bus/pci/devices/*/device",

@@ -145,23 +145,43 @@ pub(super) fn swaps(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
     ["Filename".to_owned()].into_iter().chain(nodes).collect()
 }
 
+/// What `Owner::of` reads, at the places of proc_pid_stat(5).
 pub(super) fn process_stat(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
+    const STATE: usize = 3;
+    const THREADS: usize = 20;
     const START: usize = 22;
-    let line = lines.first().map(String::as_str).unwrap_or_default();
-    let pid = line
-        .split(' ')
-        .next()
-        .filter(|pid| pid.parse::<u32>().is_ok());
-    let start = line
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_whitespace().nth(START - 3));
-    let start = start.filter(|start| start.parse::<u64>().is_ok());
-    match (pid, start) {
-        (Some(pid), Some(start)) => {
-            vec![format!("{pid} (*) *{} {start}", " 0".repeat(START - 4))]
-        }
-        _ => Vec::new(),
-    }
+    let masked = |line: &String| {
+        let (pid, behind) = (line.split(' ').next()?, line.rsplit_once(')')?.1);
+        let fields: Vec<_> = behind.split_whitespace().collect();
+        let number = |at: usize| {
+            let field = fields.get(at - STATE).copied()?;
+            field.parse::<u64>().ok()
+        };
+        let state = fields
+            .first()
+            .and_then(|state| state.parse::<char>().ok())?;
+        let (pid, threads, start) = (pid.parse::<u32>().ok()?, number(THREADS)?, number(START)?);
+        let zeroes = |count: usize| " 0".repeat(count);
+        let (before, between) = (zeroes(THREADS - STATE - 1), zeroes(START - THREADS - 1));
+        Some(format!(
+            "{pid} (*) {state}{before} {threads}{between} {start}"
+        ))
+    };
+    lines.first().and_then(masked).into_iter().collect()
+}
+
+/// The lines of a `BoundRecord` that decide whether it is stale, as the record itself has them.
+pub(super) fn bound_record(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let stays = |line: &&String| match line.split_once('=') {
+        // The boot's is a UUID, which is hidden as any is.
+        Some(("boot-id" | "former-driver", value)) => value.bytes().all(word),
+        Some(("owner", value)) => value
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b' '),
+        _ => false,
+    };
+    lines.iter().filter(stays).cloned().collect()
 }
 
 pub(super) fn kernel_release(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {

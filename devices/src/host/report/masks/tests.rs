@@ -3,6 +3,7 @@ use super::super::super::usage::{self, Mount};
 use super::super::HostReport;
 use super::super::text::*;
 use super::*;
+use crate::driver::{BoundRecords, Owner};
 use crate::host::saved::FakeLimits;
 use proptest::prelude::*;
 
@@ -86,21 +87,70 @@ fn of_other_files_only_what_is_asked_for_stays() {
         hide(node, "owner=alice group=wheel mode=0600 open=granted"),
         "owner=somebody group=somegroup mode=0600 open=granted"
     );
-    let stat = format!("4711 (alice) job) S{} 123456 9 9", " 7".repeat(18));
-    let masked = hide(process_stat, &stat);
-    assert!(
-        masked.starts_with("4711 (*) *") && masked.ends_with(" 123456"),
-        "{masked}"
-    );
+    let stat = format!("4711 (alice) job) S{} 1 0 123456 9 9", " 7".repeat(16));
     assert_eq!(
-        masked
-            .rsplit_once(')')
-            .unwrap()
-            .1
-            .split_whitespace()
-            .nth(19),
-        Some("123456")
+        hide(process_stat, &stat),
+        format!("4711 (*) S{} 1 0 123456", " 0".repeat(16))
     );
+    assert_eq!(hide(process_stat, "4711 (alice) S 1"), "");
+}
+
+/// A host with the record of a virtual function whose address a run has set; the process of that run as `stat` has it.
+fn with_record(boot_id: &str, stat: Option<&str>) -> SavedHost {
+    const ID: &str = "5f0f5e0c-1111-2222-3333-444455556666";
+    let host = SavedHost::intel();
+    host.file("proc/sys/kernel/random/boot_id", ID);
+    host.file(
+        "proc/1/stat",
+        format!("1 (init) S{} 1 0 5", " 0".repeat(16)),
+    );
+    let record = format!(
+        "boot-id={boot_id}\nformer-driver=igbvf\nformer-mac=52:54:00:12:34:56\nformer-vlan=0 0\nowner=4711 123456\n"
+    );
+    host.file("run/ferry/bound/0000:03:00.0", record.replace("SAME", ID));
+    if let Some(stat) = stat {
+        host.file("proc/4711/stat", format!("4711 (ferry) {stat}"));
+    }
+    host
+}
+
+#[test]
+fn what_a_killed_run_has_left_is_seen_in_a_report() {
+    let fields = |state: &str, threads: u32, start: u32| {
+        format!("{state}{} {threads} 0 {start} 9", " 7".repeat(16))
+    };
+    let nic = crate::host::saved::sbdf(NIC.0);
+    for (boot_id, stat, left) in [
+        ("SAME", Some(fields("S", 3, 123_456)), false),
+        ("SAME", Some(fields("Z", 1, 123_456)), true),
+        ("SAME", Some(fields("Z", 2, 123_456)), false),
+        ("SAME", Some(fields("S", 3, 123_457)), true),
+        ("SAME", None, true),
+        ("0f0f5e0c-1111-2222-3333-444455556666", None, false),
+    ] {
+        let host = with_record(boot_id, stat.as_deref());
+        let report = HostReport::of(&host.root(), &FakeLimits::generous(), true, |root| {
+            let _ = BoundRecords::of(root).and_then(|records| records.stale(root));
+        });
+        let text = report.to_string();
+        assert!(
+            !text.contains("former-mac") && !text.contains("52:54"),
+            "{text}"
+        );
+        let report = HostReport::parse(&text).unwrap();
+        for root in [host.root(), report.root()] {
+            let records = BoundRecords::of(&root).unwrap();
+            assert_eq!(
+                records.is_stale(&root, nic),
+                Some(left),
+                "{stat:?} in\n{text}"
+            );
+        }
+        assert_eq!(
+            Owner::of(&report.root(), 4711),
+            Owner::of(&host.root(), 4711)
+        );
+    }
 }
 
 #[test]
