@@ -77,7 +77,7 @@ pub(super) const MASKS: &[Mask] = &[
     },
     Mask {
         path: "/proc/sys/kernel/osrelease",
-        stays: "the version, and what a distribution adds to it",
+        stays: "the version, and the rest if all of it is a distribution's",
         why: "names that somebody gave a kernel",
         hide: Hide::Text(text::kernel_release),
     },
@@ -90,7 +90,7 @@ pub(super) const MASKS: &[Mask] = &[
     Mask {
         path: "/sys/kernel/irq/*/actions",
         stays: "drivers, usual names of interfaces",
-        why: "names of interfaces that somebody chose",
+        why: "names that somebody chose",
         hide: Hide::Text(text::actions),
     },
     Mask {
@@ -141,16 +141,31 @@ const PLAIN: &[&str] = &[
     "/usr/share/pci.ids",
 ];
 
+const DRIVER: &str = "/sys/bus/pci/devices/*/driver";
+
 /// The answers as they may be seen by others.
 pub(super) fn masked(answers: &Answers) -> Answers {
     let answers = pruned(answers);
-    let mut names = Pseudonyms::default();
+    let mut names = Pseudonyms::with_drivers(drivers(&answers));
     let mut copy = Answers::default();
     for (at, question, answer) in answers.iter() {
         let hidden = hidden(&mut names, at, question, answer);
         copy.note(path(&mut names, at, question), question, hidden);
     }
     copy
+}
+
+/// The drivers that functions have.
+fn drivers(answers: &Answers) -> BTreeSet<String> {
+    let links = answers
+        .iter()
+        .filter_map(|(at, question, answer)| match answer {
+            Answer::Lines(lines) if question == Question::Link && is_for(DRIVER, at) => {
+                lines.first().cloned()
+            }
+            _ => None,
+        });
+    links.collect()
 }
 
 fn hidden(names: &mut Pseudonyms, at: &str, question: Question, answer: &Answer) -> Answer {

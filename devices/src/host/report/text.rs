@@ -184,29 +184,53 @@ pub(super) fn bound_record(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> 
     lines.iter().filter(stays).cloned().collect()
 }
 
+/// The release, if all of its parts are numbers or words of distributions, else the version alone.
 pub(super) fn kernel_release(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    const OF_DISTRIBUTIONS: [&str; 8] = [
+    const OF_DISTRIBUTIONS: [&str; 14] = [
         "amd64",
         "generic",
         "default",
         "x86_64",
-        "arch1",
         "pve",
         "lts",
         "lowlatency",
+        "cloud",
+        "rt",
+        "azure",
+        "aws",
+        "gcp",
+        "hwe",
+        "bpo",
     ];
+    /// These have a number behind them.
+    const NUMBERED: [&str; 5] = ["arch", "deb", "fc", "el", "bpo"];
     let release = lines.first().map(String::as_str).unwrap_or_default();
     let of_version = |letter: char| letter.is_ascii_digit() || letter == '.';
     let end = release.find(|letter| !of_version(letter));
     let (version, rest) = release.split_at(end.unwrap_or(release.len()));
-    let mut parts = rest.split(['-', '.', '+']);
-    let known = parts.any(|part| OF_DISTRIBUTIONS.contains(&part));
-    vec![if known { release } else { version }.to_owned()]
+    let number = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'_')
+    };
+    let usual = |part: &str| {
+        number(part)
+            || OF_DISTRIBUTIONS.contains(&part)
+            || NUMBERED
+                .iter()
+                .any(|word| part.strip_prefix(word).is_some_and(number))
+    };
+    let usual = rest.split(['-', '.', '+', '~']).all(usual);
+    vec![if usual { release } else { version }.to_owned()]
 }
 
+/// Who listens to an interrupt: drivers and interfaces by their usual names, the interfaces that are hidden elsewhere by the
+/// names that they have there.
 pub(super) fn actions(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    let hide = |user: &str| {
+    let mut hide = |user: &str| {
         let user = user.trim();
+        if names.is_usual_listener(user) {
+            return user.to_owned();
+        }
         // A network driver names its queues after the interface.
         let ends = user
             .match_indices('-')
@@ -214,14 +238,18 @@ pub(super) fn actions(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
             .chain([user.len()]);
         for end in ends {
             let (interface, queue) = user.split_at(end);
-            if let Some(name) = names.known("interface", interface) {
+            if let Some(name) = names.known("interface", interface)
+                && names.is_usual_listener(queue)
+            {
                 return name + queue;
             }
         }
-        user.to_owned()
+        names.of("listener", user)
     };
-    let users = lines.iter().flat_map(|line| line.split(',')).map(hide);
-    vec![users.collect::<Vec<_>>().join(",")]
+    let users = lines.iter().flat_map(|line| line.split(','));
+    let users = users.filter(|user| !user.trim().is_empty());
+    let users: Vec<_> = users.map(&mut hide).collect();
+    vec![users.join(",")]
 }
 
 pub(super) fn node(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {

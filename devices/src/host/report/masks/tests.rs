@@ -80,7 +80,14 @@ fn of_other_files_only_what_is_asked_for_stays() {
         let stays = release.strip_suffix("-rc3").unwrap_or(release);
         assert_eq!(hide(kernel_release, release), stays);
     }
-    assert_eq!(hide(kernel_release, "6.12.9-acme-prod+"), "6.12.9");
+    for release in [
+        "6.12.9-acme-prod+",
+        "6.12.9-acme-alice-amd64",
+        "6.12.9-amd64-alice",
+        "6.12.9-debalice",
+    ] {
+        assert_eq!(hide(kernel_release, release), "6.12.9");
+    }
     let table = " CPU0\n 9: 3 IR-IO-APIC 9-fasteoi acpi\n 40: 7 IR-PCI-MSI enp3s0-rx\n";
     assert_eq!(hide(interrupts, table), "IR-IO-APIC");
     assert_eq!(
@@ -292,7 +299,7 @@ impl Secrets {
             format!("root=UUID={uuid} ip={ip} key={owner} iommu=pt\n"),
         );
         host.file("proc/sys/kernel/random/boot_id", uuid);
-        host.file("proc/sys/kernel/osrelease", format!("6.12.9-{owner}"));
+        host.file("proc/sys/kernel/osrelease", format!("6.12.9-{owner}-amd64"));
         host
     }
 
@@ -315,7 +322,10 @@ impl Secrets {
         host.file(&format!("{nic}/irq"), "21\n");
         host.file(
             "sys/kernel/irq/21/actions",
-            format!("{interface}-TxRx-0,{bridge}"),
+            format!(
+                "{interface}-TxRx-0,{bridge},i40e-{owner}-rx, {owner}",
+                owner = self.owner
+            ),
         );
         let gateway = self.gateway();
         host.file(
@@ -434,5 +444,11 @@ fn uses_of_a_host_are_seen_in_its_report_by_other_names() {
         .root()
         .interrupt_line(crate::host::saved::sbdf(NIC.0))
         .unwrap();
-    assert_eq!(line.users, ["interface-1-TxRx-0", "interface-2"]);
+    let users = [
+        "interface-1-TxRx-0",
+        "interface-2",
+        "listener-1",
+        "listener-2",
+    ];
+    assert_eq!(line.users, users);
 }
