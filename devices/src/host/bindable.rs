@@ -1,6 +1,6 @@
 //! Which functions `ferry bind` takes from the host, and which it leaves there.
 
-use super::binding::BindingObstacle;
+use super::binding::{self, BindingObstacle};
 use super::function::{self, HostFunction};
 use super::iommu::{self, IommuObstacle};
 use super::problem::Problem;
@@ -8,9 +8,6 @@ use super::relinquish;
 use super::root::{HostError, HostRoot};
 use super::usage::HostUse;
 use crate::pci::HostSbdf;
-
-/// Base class of bridges (PCI Code and ID Assignment Specification, section 1).
-const BRIDGE: u32 = 0x06;
 
 /// What is to be taken from the host.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +26,7 @@ pub enum BindRefusal {
     /// It isn't there, or a fact about it can't be read.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// It is a bridge.
+    /// It is a bridge, or its group has one that keeps it from a guest.
     #[error(transparent)]
     Binding(#[from] BindingObstacle),
     /// It has no IOMMU group.
@@ -96,9 +93,7 @@ fn endpoint(root: &HostRoot, sbdf: HostSbdf) -> Result<HostFunction, BindRefusal
     if function.on_vfio() {
         return Ok(function);
     }
-    let header_type = root.header_type(sbdf)?;
-    // A host bridge has the header of an endpoint.
-    if header_type != 0 || function.class >> 16 == BRIDGE {
+    if let Some(header_type) = root.bridge_header(&function)? {
         return Err(BindRefusal::Binding(BindingObstacle::Bridge {
             function,
             header_type,
@@ -108,6 +103,12 @@ fn endpoint(root: &HostRoot, sbdf: HostSbdf) -> Result<HostFunction, BindRefusal
         return Err(iommu::explain_absence(root, sbdf)?.into());
     };
     if let Some(obstacle) = iommu::check_group(root, sbdf, group)? {
+        return Err(obstacle.into());
+    }
+    // What else is in the way can be bound as well.
+    if let Some(obstacle @ BindingObstacle::BridgeInGroup { .. }) =
+        binding::check_group(root, sbdf, group, &[sbdf])?
+    {
         return Err(obstacle.into());
     }
     Ok(function)
@@ -152,7 +153,7 @@ fn others_of_groups(
     let mut others = Vec::new();
     for id in groups {
         for offender in root.group(id)?.offenders(&asked) {
-            if root.header_type(offender.sbdf)? == 0 && !offender.is_bridge() {
+            if root.bridge_header(&offender)?.is_none() {
                 others.push(offender);
             }
         }
@@ -244,6 +245,29 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn function_is_left_to_the_host_while_a_bridge_of_its_group_has_a_driver() {
+        let host = SavedHost::intel();
+        let bridge = ("0000:01:00.2", "8086:2918", "0x060100");
+        host.function(bridge, Some("lpc_ich"), Some(14));
+        let gpu = [sbdf(GPU.0)];
+        for groups in [false, true] {
+            let request = BindRequest {
+                groups,
+                force: true,
+                ..request(&gpu)
+            };
+            let refusals = bindable(&host, &request).unwrap_err();
+            assert_eq!(refusals.len(), 1, "{refusals:#?}");
+            assert!(
+                refusals[0]
+                    .contains("why: ISA bridge 0000:01:00.2 [8086:2918] is on driver lpc_ich")
+            );
+        }
+        host.remove("sys/bus/pci/devices/0000:01:00.2/driver");
+        assert_eq!(bindable(&host, &request(&gpu)).unwrap(), [GPU.0]);
     }
 
     #[test]

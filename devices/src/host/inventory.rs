@@ -1,5 +1,6 @@
 //! Every function of the host with what decides whether a guest can have it.
 
+use super::binding;
 use super::function::{self, HostFunction};
 use super::group::IommuGroup;
 use super::iommu;
@@ -131,8 +132,7 @@ impl HostRoot {
         function: &HostFunction,
         members: Vec<HostFunction>,
     ) -> Result<Standing, HostError> {
-        // A host bridge has the header of an endpoint.
-        if function.is_bridge() || self.header_type(function.sbdf)? != 0 {
+        if self.bridge_header(function)?.is_some() {
             return Ok(Standing::Never(Hindrance::Bridge));
         }
         let Some(id) = function.group else {
@@ -149,7 +149,7 @@ impl HostRoot {
             }
         }
         let offenders = IommuGroup { id, members }.offenders(&[function.sbdf]);
-        if offenders.iter().any(HostFunction::is_bridge) {
+        if binding::driven_bridge(&offenders).is_some() {
             return Ok(Standing::Never(Hindrance::BridgeInGroup));
         }
         let offenders: Vec<_> = offenders.iter().map(|offender| offender.sbdf).collect();
