@@ -72,11 +72,10 @@ pub fn is_vfio(driver: &str) -> bool {
 }
 
 impl HostFunction {
-    /// Whether its class is that of a bridge (PCI Code and ID Assignment Specification, section 1): to the host, to ISA and so
-    /// on. Those have the header of an endpoint.
+    /// Whether its class is that of a bridge: to the host, to ISA and so on. Those have the header of an endpoint.
     #[must_use]
     pub fn is_bridge(&self) -> bool {
-        self.class >> 16 == 0x06
+        function::is_bridge_class(self.class)
     }
 
     /// Whether a vfio driver holds it, so that it can be opened through its group.

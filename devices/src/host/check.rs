@@ -70,6 +70,14 @@ impl Findings {
         });
     }
 
+    /// A fact that is worth knowing, and how more is to be known.
+    fn advise(&mut self, topic: &'static str, fact: &str, remedy: String) {
+        self.tell(Mark::Caution, topic, fact);
+        if let Some(finding) = self.found.last_mut() {
+            finding.remedy = Some(visible(&remedy));
+        }
+    }
+
     fn problem(&mut self, topic: &'static str, problem: &Problem) {
         self.found.push(Finding {
             device: self.device,

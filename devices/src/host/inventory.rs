@@ -120,7 +120,8 @@ impl HostRoot {
         Ok(ListedFunction {
             members: others.filter(|other| *other != sbdf).collect(),
             reset: self.reset_methods(sbdf)?,
-            vectors: self.vectors(sbdf),
+            // Of a device that does not answer there is still more to tell.
+            vectors: self.vectors(sbdf).unwrap_or_default(),
             virtual_functions: self.virtual_functions(sbdf)?,
             standing: self.standing(&function, members)?,
             function,
@@ -161,23 +162,22 @@ impl HostRoot {
     }
 
     /// How many interrupts a function has; `None` when its configuration space can't be read that far.
-    pub(super) fn vectors(&self, sbdf: HostSbdf) -> Option<Vectors> {
+    pub(super) fn vectors(&self, sbdf: HostSbdf) -> Result<Option<Vectors>, HostError> {
+        let config = self.config(sbdf)?;
         // What a user other than root gets: no capabilities.
-        const HEADER: usize = 64;
-        let config = self.config(sbdf).ok()?;
-        if config.len() <= HEADER {
-            return None;
+        if config.len() <= usize::from(header::END) {
+            return Ok(None);
         }
         let find = |id| capability::find(&config, id).map(|found| found.offset);
         let msi = find(CapabilityId::MSI).and_then(|at| MsiLayout::parse(&config, at));
         let msix = find(CapabilityId::MSI_X).and_then(|at| MsixCapability::parse(&config, at));
-        Some(Vectors {
+        Ok(Some(Vectors {
             msix: msix.map_or(0, |msix| msix.entries),
             msi: msi.map_or(0, |msi| u16::from(msi.capable())),
             intx: config
                 .get(usize::from(header::INTERRUPT_PIN))
                 .is_some_and(|pin| *pin != 0),
-        })
+        }))
     }
 
     /// The virtual functions of a physical one, in the order of their numbers.
