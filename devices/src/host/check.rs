@@ -110,10 +110,24 @@ pub fn check(
     vfio(root, limits, &mut findings);
     iommufd(root, &mut findings);
     memory(root, request, limits, &mut findings);
-    for sbdf in request.devices {
-        findings.device = Some(*sbdf);
-        device::check(root, request, *sbdf, limits, &mut findings);
-    }
+    let of_devices = request.devices.iter();
+    let of_devices = of_devices.flat_map(|sbdf| check_device(root, request, *sbdf, limits));
+    findings.found.extend(of_devices);
+    findings.found
+}
+
+/// Looks at one device alone.
+pub(super) fn check_device(
+    root: &HostRoot,
+    request: &CheckRequest<'_>,
+    sbdf: HostSbdf,
+    limits: &dyn ProcessLimits,
+) -> Vec<Finding> {
+    let mut findings = Findings {
+        device: Some(sbdf),
+        ..Findings::default()
+    };
+    device::check(root, request, sbdf, limits, &mut findings);
     findings.found
 }
 

@@ -20,10 +20,10 @@ impl HostRoot {
         mounted: &BTreeSet<String>,
     ) -> Result<Vec<HostUse>, HostError> {
         // What processes do is nothing for a report.
-        if disks.is_empty() || self.is_report() {
+        if disks.is_empty() || self.is_report() || self.is_recording() {
             return Ok(Vec::new());
         }
-        self.unnoted().disk_users(disks, mounted)
+        self.disk_users(disks, mounted)
     }
 
     fn disk_users(

@@ -93,14 +93,6 @@ impl HostRoot {
         }
     }
 
-    /// The same tree, and nothing that is read of it is noted.
-    pub(super) fn unnoted(&self) -> Self {
-        Self {
-            source: self.source.clone(),
-            recorder: None,
-        }
-    }
-
     /// What has been noted.
     pub(super) fn noted(&self) -> Answers {
         let recorder = self.recorder.as_ref().map(|recorder| {
@@ -114,6 +106,11 @@ impl HostRoot {
     #[must_use]
     pub fn is_report(&self) -> bool {
         matches!(self.source, Source::Report(_))
+    }
+
+    /// Whether what is read is noted for a report.
+    pub(super) fn is_recording(&self) -> bool {
+        self.recorder.is_some()
     }
 
     /// Where `relative` (`sys/…`, `proc/…`, `dev/…`) lies; of a report, where it lay.

@@ -98,6 +98,14 @@ impl HostRoot {
     /// # Errors
     /// When a file of sysfs or procfs is there and can't be read.
     pub fn host_uses(&self, sbdf: HostSbdf) -> Result<Vec<HostUse>, HostError> {
+        Ok(self.uses_and_volumes(sbdf)?.0)
+    }
+
+    /// With the disks below it and all that is made of them, each with its `major:minor`.
+    fn uses_and_volumes(
+        &self,
+        sbdf: HostSbdf,
+    ) -> Result<(Vec<HostUse>, BTreeMap<String, String>), HostError> {
         let directory = function::directory(sbdf);
         let mut uses = Vec::new();
         if self.count(directory.join("boot_vga"))? == Some(1) {
@@ -113,7 +121,7 @@ impl HostRoot {
                 uses.push(HostUse::DefaultRoute { interface });
             }
         }
-        Ok(uses)
+        Ok((uses, volumes))
     }
 
     /// The same and what only a walk through all processes shows, of which a user sees his own: disks that are open for
@@ -122,8 +130,7 @@ impl HostRoot {
     /// # Errors
     /// When a file of sysfs or procfs is there and can't be read.
     pub fn host_uses_by_processes(&self, sbdf: HostSbdf) -> Result<Vec<HostUse>, HostError> {
-        let mut uses = self.host_uses(sbdf)?;
-        let volumes = self.volumes_of(&Below::of(self, sbdf).disks)?;
+        let (mut uses, volumes) = self.uses_and_volumes(sbdf)?;
         let mounted = uses.iter().filter_map(|one| match one {
             HostUse::Disk { device, .. } => Some(device.clone()),
             _ => None,

@@ -217,6 +217,39 @@ fn hostile() -> impl Strategy<Value = Vec<(usize, String)>> {
     )
 }
 
+/// Counts how often it is asked for its right to /dev/kvm.
+struct Counting(FakeLimits, std::cell::Cell<u32>);
+
+impl ProcessLimits for Counting {
+    fn memlock(&self) -> crate::host::Memlock {
+        self.0.memlock()
+    }
+
+    fn exempt_from_memlock(&self) -> bool {
+        self.0.exempt_from_memlock()
+    }
+
+    fn access(&self, node: &std::path::Path) -> std::io::Result<Option<crate::host::NodeAccess>> {
+        self.1.set(self.1.get() + u32::from(node.ends_with("kvm")));
+        self.0.access(node)
+    }
+}
+
+#[test]
+fn report_asks_the_host_once_for_pages_of_each_size_and_no_process() {
+    let host = with_disk_of("", "dd");
+    host.link("proc/20/fd/1", "/dev/nvme0n1");
+    host.file("proc/20/fdinfo/1", "flags:\t0100002\n");
+    let process = Counting(FakeLimits::generous(), 0.into());
+    let _ = report(&host, &process);
+    assert_eq!(process.1.get(), 2);
+    let disk = sbdf("0000:04:00.0");
+    let uses = |root: &HostRoot| root.host_uses_by_processes(disk).unwrap().len();
+    assert_eq!(uses(&host.root()), 3);
+    // Whoever looks for a report sees what is in it.
+    assert_eq!(uses(&host.root().recording()), 1);
+}
+
 /// All that is said of devices of a host, and what `ferry bind` says.
 fn said(root: &HostRoot, process: &dyn ProcessLimits) -> Vec<String> {
     let all = root.addresses().unwrap_or_default();
