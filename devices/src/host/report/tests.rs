@@ -239,7 +239,7 @@ impl ProcessLimits for Counting {
 fn report_asks_the_host_once_for_pages_of_each_size_and_no_process() {
     let host = with_disk_of("", "dd");
     host.link("proc/20/fd/1", "/dev/nvme0n1");
-    host.file("proc/20/fdinfo/1", "flags:\t0100002\n");
+    host.file("proc/20/fdinfo/1", "flags:\t0100002\nmnt_id:\t2\n");
     let process = Counting(FakeLimits::generous(), 0.into());
     let _ = report(&host, &process);
     assert_eq!(process.1.get(), 2);
