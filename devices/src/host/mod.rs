@@ -61,7 +61,7 @@ pub use limits::{CurrentProcess, Memlock, NodeAccess, ProcessLimits, Verdict};
 pub use memlock::MemlockObstacle;
 pub use names::PciNames;
 pub use preflight::{Obstacle, RunRequirements, obstacles, preflight};
-pub use problem::{Problem, shell_word};
+pub use problem::{Problem, shell_word, without_sudo};
 pub use remapping::{InterruptRemapping, RemappingObstacle, RemappingOff, explain_eperm_on_attach};
 pub use report::{HostReport, ReportError, ReportedProcess};
 pub use reset::ResetFacts;

@@ -31,10 +31,16 @@ impl Problem {
     #[must_use]
     pub fn for_root(self) -> Self {
         Self {
-            remedy: self.remedy.replace("sudo ", ""),
+            remedy: without_sudo(&self.remedy),
             ..self
         }
     }
+}
+
+/// A text with commands as root types them.
+#[must_use]
+pub fn without_sudo(text: &str) -> String {
+    text.replace("sudo ", "")
 }
 
 impl fmt::Display for Problem {
