@@ -60,6 +60,10 @@ fn every_fact_of_a_healthy_host_is_told_once() {
         all.iter().all(|finding| finding.mark == Mark::Good),
         "{all:?}"
     );
+    let documentation = include_str!("../../../../docs/host.md");
+    for topic in topics {
+        assert!(documentation.contains(&format!("`{topic}`")), "{topic}");
+    }
     let of_device = all
         .iter()
         .filter(|finding| finding.device == Some(sbdf(NIC.0)));
