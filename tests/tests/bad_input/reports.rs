@@ -96,11 +96,25 @@ fn who_has_a_report_is_told_what_others_were_told() {
     is_told_the_same(&limit, &[]);
 }
 
+/// An interface that has the address 198.51.100.1 and is up until this goes.
+struct Routed<'a>(&'a str);
+
+impl Drop for Routed<'_> {
+    fn drop(&mut self) {
+        let Self(interface) = self;
+        let script = format!("ip address flush dev {interface}; ip link set {interface} down");
+        let _ = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .status();
+    }
+}
+
 #[test]
 fn a_report_tells_of_the_default_route_and_of_no_address() {
     let nic = site::device("nic");
     let interface = nic.interface();
     let mac = fs::read_to_string(format!("/sys/class/net/{interface}/address")).unwrap();
+    let routed = Routed(&interface);
     shell(&format!(
         "ip link set {interface} up && ip address add 198.51.100.1/24 dev {interface} && ip route add default via 198.51.100.2"
     ));
@@ -112,9 +126,7 @@ fn a_report_tells_of_the_default_route_and_of_no_address() {
         nic.address(),
     ];
     let (code, output, _) = Attempt::ferry(&words).end(MOMENT);
-    shell(&format!(
-        "ip address del 198.51.100.1/24 dev {interface} && ip link set {interface} down"
-    ));
+    drop(routed);
     assert_eq!(code, 1);
     let use_of_host = format!("{interface} carries the default route");
     assert!(output.contains(&use_of_host), "{output}");
