@@ -60,12 +60,12 @@ struct Findings {
 }
 
 impl Findings {
-    fn tell(&mut self, mark: Mark, topic: &'static str, fact: impl AsRef<str>) {
+    fn tell(&mut self, mark: Mark, topic: &'static str, fact: impl Into<String>) {
         self.found.push(Finding {
             device: self.device,
             mark,
             topic,
-            fact: visible(fact.as_ref()),
+            fact: visible(&fact.into()),
             remedy: None,
         });
     }

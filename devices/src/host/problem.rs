@@ -19,11 +19,11 @@ pub struct Problem {
 
 impl Problem {
     /// The three lines, all letters of which can be seen: they may have names that others chose.
-    pub fn new(what: impl AsRef<str>, why: impl AsRef<str>, remedy: impl AsRef<str>) -> Self {
+    pub fn new(what: impl Into<String>, why: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
-            what: visible(what.as_ref()),
-            why: visible(why.as_ref()),
-            remedy: visible(remedy.as_ref()),
+            what: visible(&what.into()),
+            why: visible(&why.into()),
+            remedy: visible(&remedy.into()),
         }
     }
 
