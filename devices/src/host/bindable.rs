@@ -1,15 +1,13 @@
 //! Which functions `ferry bind` takes from the host, and which it leaves there.
 
-use super::binding::BindingObstacle;
+use super::binding::{self, BindingObstacle};
 use super::function::{self, HostFunction};
 use super::iommu::{self, IommuObstacle};
 use super::problem::Problem;
+use super::relinquish;
 use super::root::{HostError, HostRoot};
 use super::usage::HostUse;
 use crate::pci::HostSbdf;
-
-/// Base class of bridges (PCI Code and ID Assignment Specification, section 1).
-const BRIDGE: u32 = 0x06;
 
 /// What is to be taken from the host.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +26,7 @@ pub enum BindRefusal {
     /// It isn't there, or a fact about it can't be read.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// It is a bridge.
+    /// It is a bridge, or its group has one that keeps it from a guest.
     #[error(transparent)]
     Binding(#[from] BindingObstacle),
     /// It has no IOMMU group.
@@ -95,9 +93,7 @@ fn endpoint(root: &HostRoot, sbdf: HostSbdf) -> Result<HostFunction, BindRefusal
     if function.on_vfio() {
         return Ok(function);
     }
-    let header_type = root.header_type(sbdf)?;
-    // A host bridge has the header of an endpoint.
-    if header_type != 0 || function.class >> 16 == BRIDGE {
+    if let Some(header_type) = root.bridge_header(&function)? {
         return Err(BindRefusal::Binding(BindingObstacle::Bridge {
             function,
             header_type,
@@ -107,6 +103,12 @@ fn endpoint(root: &HostRoot, sbdf: HostSbdf) -> Result<HostFunction, BindRefusal
         return Err(iommu::explain_absence(root, sbdf)?.into());
     };
     if let Some(obstacle) = iommu::check_group(root, sbdf, group)? {
+        return Err(obstacle.into());
+    }
+    // What else is in the way can be bound as well.
+    if let Some(obstacle @ BindingObstacle::BridgeInGroup { .. }) =
+        binding::check_group(root, sbdf, group, &[sbdf])?
+    {
         return Err(obstacle.into());
     }
     Ok(function)
@@ -151,7 +153,7 @@ fn others_of_groups(
     let mut others = Vec::new();
     for id in groups {
         for offender in root.group(id)?.offenders(&asked) {
-            if root.header_type(offender.sbdf)? == 0 && !offender.is_bridge() {
+            if root.bridge_header(&offender)?.is_none() {
                 others.push(offender);
             }
         }
@@ -169,7 +171,11 @@ impl BindRefusal {
             Self::Iommu(obstacle) => obstacle.problem(),
             Self::InUse { function, uses } => {
                 let why: Vec<_> = uses.iter().map(HostUse::to_string).collect();
-                Problem::new(self.to_string(), why.join("; "), free(function.sbdf, uses))
+                Problem::new(
+                    self.to_string(),
+                    why.join("; "),
+                    relinquish::how_to_free(function.sbdf, uses),
+                )
             }
             Self::HasVirtualFunctions { function, count } => Problem::new(
                 self.to_string(),
@@ -180,37 +186,6 @@ impl BindRefusal {
                 ),
             ),
         }
-    }
-}
-
-/// How the host stops using a function.
-fn free(sbdf: HostSbdf, uses: &[HostUse]) -> String {
-    let commands: Vec<_> = uses
-        .iter()
-        .filter_map(|host_use| match host_use {
-            HostUse::Disk { mount_point, .. } => Some(format!("umount '{mount_point}'")),
-            HostUse::Swap { device } => Some(format!("swapoff /dev/{device}")),
-            HostUse::Open { holder, .. } => Some(format!("kill {}", holder.pid)),
-            HostUse::MountedElsewhere {
-                mount_point,
-                holder,
-                ..
-            } => Some(format!(
-                "nsenter --mount --target {} umount '{mount_point}'",
-                holder.pid
-            )),
-            HostUse::BootVga | HostUse::DefaultRoute { .. } => None,
-        })
-        .collect();
-    let runs_from_it = uses.iter().any(
-        |host_use| matches!(host_use, HostUse::Disk { mount_point, .. } if mount_point == "/"),
-    );
-    if runs_from_it {
-        "give the guest another disk; this host runs from that one".to_owned()
-    } else if !commands.is_empty() {
-        format!("stop using it: sudo {}", commands.join(" && sudo "))
-    } else {
-        format!("if the host can do without it: sudo ferry bind --force {sbdf}")
     }
 }
 
@@ -270,6 +245,29 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn function_is_left_to_the_host_while_a_bridge_of_its_group_has_a_driver() {
+        let host = SavedHost::intel();
+        let bridge = ("0000:01:00.2", "8086:2918", "0x060100");
+        host.function(bridge, Some("lpc_ich"), Some(14));
+        let gpu = [sbdf(GPU.0)];
+        for groups in [false, true] {
+            let request = BindRequest {
+                groups,
+                force: true,
+                ..request(&gpu)
+            };
+            let refusals = bindable(&host, &request).unwrap_err();
+            assert_eq!(refusals.len(), 1, "{refusals:#?}");
+            assert!(
+                refusals[0]
+                    .contains("why: ISA bridge 0000:01:00.2 [8086:2918] is on driver lpc_ich")
+            );
+        }
+        host.remove("sys/bus/pci/devices/0000:01:00.2/driver");
+        assert_eq!(bindable(&host, &request(&gpu)).unwrap(), [GPU.0]);
     }
 
     #[test]
@@ -343,26 +341,6 @@ mod tests {
         };
         let refusals = bindable(&host, &with_group).unwrap_err();
         assert!(refusals.concat().starts_with("audio device 0000:01:00.1"));
-    }
-
-    #[test]
-    fn use_of_a_disk_ends_by_the_command() {
-        let disk = |mount_point: &str| HostUse::Disk {
-            device: "sda1".to_owned(),
-            mount_point: mount_point.to_owned(),
-        };
-        let swap = HostUse::Swap {
-            device: "sda2".to_owned(),
-        };
-        let nic = sbdf(NIC.0);
-        assert_eq!(
-            free(nic, &[disk("/data"), swap.clone()]),
-            "stop using it: sudo umount '/data' && sudo swapoff /dev/sda2"
-        );
-        assert_eq!(
-            free(nic, &[disk("/"), swap]),
-            "give the guest another disk; this host runs from that one"
-        );
     }
 
     #[test]

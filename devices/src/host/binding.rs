@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::function::{self, HostFunction};
 use super::group::IommuGroup;
-use super::problem::Problem;
+use super::problem::{Problem, shell_word};
 use super::root::{HostError, HostRoot};
 use crate::pci::HostSbdf;
 
@@ -35,6 +35,16 @@ pub enum BindingObstacle {
         /// Whether the vfio-pci module is loaded.
         vfio_pci_loaded: bool,
     },
+    /// A bridge of the group, which can't be bound to vfio-pci, has a driver that keeps VFIO from the group.
+    #[error("IOMMU group {group} of {sbdf} has a bridge that the host drives")]
+    BridgeInGroup {
+        /// The group.
+        group: u32,
+        /// The function asked for.
+        sbdf: HostSbdf,
+        /// The bridge with its driver.
+        bridge: HostFunction,
+    },
     /// Other members of the group are driven by the host.
     #[error("IOMMU group {group} of {sbdf} is shared with devices the host drives")]
     GroupNotViable {
@@ -62,11 +72,10 @@ pub fn is_vfio(driver: &str) -> bool {
 }
 
 impl HostFunction {
-    /// Whether its class is that of a bridge (PCI Code and ID Assignment Specification, section 1): to the host, to ISA and so
-    /// on. Those have the header of an endpoint.
+    /// Whether its class is that of a bridge: to the host, to ISA and so on. Those have the header of an endpoint.
     #[must_use]
     pub fn is_bridge(&self) -> bool {
-        self.class >> 16 == 0x06
+        function::is_bridge_class(self.class)
     }
 
     /// Whether a vfio driver holds it, so that it can be opened through its group.
@@ -93,6 +102,14 @@ impl IommuGroup {
     }
 }
 
+impl HostRoot {
+    /// The header type of a bridge; `None` for an endpoint.
+    pub(super) fn bridge_header(&self, function: &HostFunction) -> Result<Option<u8>, HostError> {
+        let header_type = self.header_type(function.sbdf)?;
+        Ok(Some(header_type).filter(|header_type| *header_type != 0 || function.is_bridge()))
+    }
+}
+
 /// Whether `function` is an endpoint held by a vfio driver.
 pub(super) fn check(
     root: &HostRoot,
@@ -102,8 +119,7 @@ pub(super) fn check(
     if function.on_vfio() {
         return Ok(None);
     }
-    let header_type = root.header_type(function.sbdf)?;
-    if header_type != 0 || function.is_bridge() {
+    if let Some(header_type) = root.bridge_header(function)? {
         return Ok(Some(BindingObstacle::Bridge {
             function: function.clone(),
             header_type,
@@ -127,6 +143,14 @@ pub(super) fn check_group(
     if offenders.is_empty() {
         return Ok(None);
     }
+    if let Some(bridge) = driven_bridge(&offenders) {
+        let bridge = bridge.clone();
+        return Ok(Some(BindingObstacle::BridgeInGroup {
+            group,
+            sbdf,
+            bridge,
+        }));
+    }
     let names: Result<Vec<_>, _> = offenders
         .iter()
         .map(|offender| used_as(root, offender.sbdf))
@@ -137,6 +161,11 @@ pub(super) fn check_group(
         offenders,
         used_as: names?.concat(),
     }))
+}
+
+/// The bridge among the members that stand in the way, which no binding of others gets out of it.
+pub(super) fn driven_bridge(offenders: &[HostFunction]) -> Option<&HostFunction> {
+    offenders.iter().find(|offender| offender.is_bridge())
 }
 
 fn used_as(root: &HostRoot, sbdf: HostSbdf) -> Result<Vec<String>, HostError> {
@@ -150,6 +179,17 @@ fn used_as(root: &HostRoot, sbdf: HostSbdf) -> Result<Vec<String>, HostError> {
 fn bind_command(functions: &[HostFunction]) -> String {
     let sbdfs: Vec<_> = functions.iter().map(|f| f.sbdf.to_string()).collect();
     format!("sudo ferry bind {}", sbdfs.join(" "))
+}
+
+/// The command that takes a bridge off its driver.
+fn release_command(bridge: &HostFunction) -> String {
+    let driver = bridge.driver.as_deref().unwrap_or_default();
+    let file = format!("/sys/bus/pci/drivers/{driver}/unbind");
+    format!(
+        "if the host can do without that driver: echo {} | sudo tee {}",
+        bridge.sbdf,
+        shell_word(&file)
+    )
 }
 
 impl BindingObstacle {
@@ -174,6 +214,13 @@ impl BindingObstacle {
             Self::Bridge { header_type, .. } => (
                 format!("its header type is {header_type}; VFIO hands over endpoints (type 0)"),
                 "assign the devices behind it: lspci -tv shows them".to_owned(),
+            ),
+            Self::BridgeInGroup { bridge, .. } => (
+                format!(
+                    "{}, and while it is, the kernel gives the group to no guest",
+                    driven(bridge)
+                ),
+                release_command(bridge),
             ),
             Self::NotOnVfio {
                 function,
@@ -280,6 +327,22 @@ mod tests {
              why: the IOMMU can't tell them apart, so all go together: audio device 0000:01:00.1 \
              [10de:22ba] is on driver snd_hda_intel\n  \
              fix: sudo ferry bind 0000:01:00.1"
+        );
+    }
+
+    #[test]
+    fn bridge_of_the_group_that_the_host_drives_is_named_and_never_to_be_bound() {
+        let host = SavedHost::intel();
+        host.function(GPU, Some("vfio-pci"), Some(14));
+        host.file("dev/vfio/14", "");
+        let bridge = ("0000:01:00.2", "8086:2918", "0x060100");
+        host.function(bridge, Some("lpc_ich"), Some(14));
+        assert_eq!(
+            host.problem(&[GPU.0], &FakeLimits::generous()),
+            "IOMMU group 14 of 0000:01:00.0 has a bridge that the host drives\n  \
+             why: ISA bridge 0000:01:00.2 [8086:2918] is on driver lpc_ich, and while it is, the kernel gives the group to \
+             no guest\n  \
+             fix: if the host can do without that driver: echo 0000:01:00.2 | sudo tee /sys/bus/pci/drivers/lpc_ich/unbind"
         );
     }
 

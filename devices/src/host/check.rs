@@ -11,6 +11,7 @@ use super::problem::Problem;
 use super::remapping::{InterruptRemapping, RemappingObstacle};
 use super::root::{HostError, HostRoot};
 use super::vfio_node::{self, VfioNodeObstacle};
+use super::visible::visible;
 use super::{group, iommu, kvm, memlock};
 use crate::pci::HostSbdf;
 
@@ -64,9 +65,17 @@ impl Findings {
             device: self.device,
             mark,
             topic,
-            fact: fact.into(),
+            fact: visible(&fact.into()),
             remedy: None,
         });
+    }
+
+    /// A fact that is worth knowing, and how more is to be known.
+    fn advise(&mut self, topic: &'static str, fact: &str, remedy: String) {
+        self.tell(Mark::Caution, topic, fact);
+        if let Some(finding) = self.found.last_mut() {
+            finding.remedy = Some(visible(&remedy));
+        }
     }
 
     fn problem(&mut self, topic: &'static str, problem: &Problem) {
@@ -101,10 +110,24 @@ pub fn check(
     vfio(root, limits, &mut findings);
     iommufd(root, &mut findings);
     memory(root, request, limits, &mut findings);
-    for sbdf in request.devices {
-        findings.device = Some(*sbdf);
-        device::check(root, request, *sbdf, limits, &mut findings);
-    }
+    let of_devices = request.devices.iter();
+    let of_devices = of_devices.flat_map(|sbdf| check_device(root, request, *sbdf, limits));
+    findings.found.extend(of_devices);
+    findings.found
+}
+
+/// Looks at one device alone.
+pub(super) fn check_device(
+    root: &HostRoot,
+    request: &CheckRequest<'_>,
+    sbdf: HostSbdf,
+    limits: &dyn ProcessLimits,
+) -> Vec<Finding> {
+    let mut findings = Findings {
+        device: Some(sbdf),
+        ..Findings::default()
+    };
+    device::check(root, request, sbdf, limits, &mut findings);
     findings.found
 }
 

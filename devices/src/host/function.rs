@@ -26,6 +26,11 @@ pub struct HostFunction {
     pub group: Option<u32>,
 }
 
+/// Whether a class code is that of a bridge (PCI Code and ID Assignment Specification, section 1).
+pub(super) const fn is_bridge_class(class: u32) -> bool {
+    class >> 16 == 0x06
+}
+
 impl HostFunction {
     /// What the class code says it is (PCI Code and ID Assignment Specification, section 1).
     #[must_use]
@@ -85,7 +90,7 @@ impl HostRoot {
             sbdf,
             vendor: self.identifier(directory.join("vendor"))?,
             device: self.identifier(directory.join("device"))?,
-            class: self.number(directory.join("class"))?,
+            class: self.class(sbdf)?,
             driver: self.link_name(directory.join("driver"))?,
             group: self.group_of(sbdf)?,
         })
@@ -142,9 +147,23 @@ impl HostRoot {
     }
 
     /// Configuration space as far as it can be read: only root sees more than 64 bytes of it.
-    pub(super) fn config(&self, sbdf: HostSbdf) -> io::Result<Vec<u8>> {
-        let whole = usize::from(ConfigOffset::SPACE);
-        self.bytes(&directory(sbdf).join("config"), whole)
+    pub(super) fn config(&self, sbdf: HostSbdf) -> Result<Vec<u8>, HostError> {
+        self.config_up_to(sbdf, ConfigOffset::SPACE)
+    }
+
+    /// No more than the first bytes of it.
+    pub(super) fn config_up_to(&self, sbdf: HostSbdf, end: u16) -> Result<Vec<u8>, HostError> {
+        let file = directory(sbdf).join("config");
+        let read = self.bytes(&file, usize::from(end));
+        read.map_err(|source| HostError::Read {
+            path: self.path(file),
+            source,
+        })
+    }
+
+    /// Class code, 24 bits.
+    pub(super) fn class(&self, sbdf: HostSbdf) -> Result<u32, HostError> {
+        self.number(directory(sbdf).join("class"))
     }
 
     /// Number of a function's group, `None` when it has none.

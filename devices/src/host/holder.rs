@@ -6,6 +6,7 @@ use std::fs;
 use super::function;
 use super::problem::Problem;
 use super::root::{HostError, HostRoot};
+use super::visible::visible;
 
 /// A process that holds a group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +20,7 @@ pub struct Holder {
 /// `qemu-system-x86 (pid 4711)`.
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (pid {})", self.comm, self.pid)
+        write!(f, "{} (pid {})", visible(&self.comm), self.pid)
     }
 }
 

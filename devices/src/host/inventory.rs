@@ -1,5 +1,6 @@
 //! Every function of the host with what decides whether a guest can have it.
 
+use super::binding;
 use super::function::{self, HostFunction};
 use super::group::IommuGroup;
 use super::iommu;
@@ -119,7 +120,8 @@ impl HostRoot {
         Ok(ListedFunction {
             members: others.filter(|other| *other != sbdf).collect(),
             reset: self.reset_methods(sbdf)?,
-            vectors: self.vectors(sbdf),
+            // Of a device that does not answer there is still more to tell.
+            vectors: self.vectors(sbdf).unwrap_or_default(),
             virtual_functions: self.virtual_functions(sbdf)?,
             standing: self.standing(&function, members)?,
             function,
@@ -131,8 +133,7 @@ impl HostRoot {
         function: &HostFunction,
         members: Vec<HostFunction>,
     ) -> Result<Standing, HostError> {
-        // A host bridge has the header of an endpoint.
-        if function.is_bridge() || self.header_type(function.sbdf)? != 0 {
+        if self.bridge_header(function)?.is_some() {
             return Ok(Standing::Never(Hindrance::Bridge));
         }
         let Some(id) = function.group else {
@@ -149,7 +150,7 @@ impl HostRoot {
             }
         }
         let offenders = IommuGroup { id, members }.offenders(&[function.sbdf]);
-        if offenders.iter().any(HostFunction::is_bridge) {
+        if binding::driven_bridge(&offenders).is_some() {
             return Ok(Standing::Never(Hindrance::BridgeInGroup));
         }
         let offenders: Vec<_> = offenders.iter().map(|offender| offender.sbdf).collect();
@@ -161,23 +162,22 @@ impl HostRoot {
     }
 
     /// How many interrupts a function has; `None` when its configuration space can't be read that far.
-    pub(super) fn vectors(&self, sbdf: HostSbdf) -> Option<Vectors> {
+    pub(super) fn vectors(&self, sbdf: HostSbdf) -> Result<Option<Vectors>, HostError> {
+        let config = self.config(sbdf)?;
         // What a user other than root gets: no capabilities.
-        const HEADER: usize = 64;
-        let config = self.config(sbdf).ok()?;
-        if config.len() <= HEADER {
-            return None;
+        if config.len() <= usize::from(header::END) {
+            return Ok(None);
         }
         let find = |id| capability::find(&config, id).map(|found| found.offset);
         let msi = find(CapabilityId::MSI).and_then(|at| MsiLayout::parse(&config, at));
         let msix = find(CapabilityId::MSI_X).and_then(|at| MsixCapability::parse(&config, at));
-        Some(Vectors {
+        Ok(Some(Vectors {
             msix: msix.map_or(0, |msix| msix.entries),
             msi: msi.map_or(0, |msi| u16::from(msi.capable())),
             intx: config
                 .get(usize::from(header::INTERRUPT_PIN))
                 .is_some_and(|pin| *pin != 0),
-        })
+        }))
     }
 
     /// The virtual functions of a physical one, in the order of their numbers.

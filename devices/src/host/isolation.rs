@@ -3,7 +3,7 @@
 //! The kernel's rules are those of `pci_device_group` (drivers/iommu/iommu.c) and `pci_acs_enabled` (drivers/pci/pci.c)
 //! of Linux 6.12; its lists of devices that are better than their registers say, or worse, are not here.
 
-use super::function::HostFunction;
+use super::function::{self, HostFunction};
 use super::root::{HostError, HostRoot};
 use crate::pci::HostSbdf;
 use crate::pci::access_control::AccessControl;
@@ -12,7 +12,7 @@ use crate::pci::express::{self, PortType};
 use crate::pci::header::{self, HeaderType};
 
 impl HostRoot {
-    /// Why a function shares its group with the other `members`, as one line.
+    /// Why a function shares its group with the other `members`, as one line; `None` for a user who may not read so far.
     ///
     /// # Errors
     /// When a function of the host can't be read.
@@ -20,17 +20,17 @@ impl HostRoot {
         &self,
         sbdf: HostSbdf,
         members: &[HostFunction],
-    ) -> Result<String, HostError> {
+    ) -> Result<Option<String>, HostError> {
         let above = self.above(sbdf)?;
-        let function = Registers::of(self, sbdf);
+        let function = Registers::of(self, sbdf)?;
         if above.iter().chain([&function]).any(|one| !one.is_whole()) {
-            return Ok("only root can read why its members are not kept apart".to_owned());
+            return Ok(None);
         }
         if let Some(bridge) = above.iter().find(|bridge| bridge.is_to_conventional()) {
-            return Ok(format!(
+            return Ok(Some(format!(
                 "{} leads to a conventional PCI bus, and all behind it have one requester ID for the IOMMU",
                 bridge.sbdf
-            ));
+            )));
         }
         let others = || members.iter().map(|member| member.sbdf);
         let mut reasons = Vec::new();
@@ -45,20 +45,21 @@ impl HostRoot {
             reasons.extend(lack.map(|lack| format!("{sbdf}, one of several functions, {lack}")));
         }
         if reasons.is_empty() {
-            return Ok("no register tells why; the kernel may know of a flaw".to_owned());
+            let fact = "no register tells why; the kernel may know of a flaw";
+            return Ok(Some(fact.to_owned()));
         }
         let reasons = reasons.join("; ");
-        Ok(format!(
+        Ok(Some(format!(
             "they may reach each other past the IOMMU: {reasons}"
-        ))
+        )))
     }
 
     /// The bridges above a function, the nearest first. That a bridge leads to a bus is told by its bus numbers.
     fn above(&self, sbdf: HostSbdf) -> Result<Vec<Registers>, HostError> {
         let mut bridges = Vec::new();
-        for function in self.functions()? {
-            if function.class >> 16 == PCI_BRIDGE {
-                bridges.push(Registers::of(self, function.sbdf));
+        for other in self.addresses()? {
+            if other.segment() == sbdf.segment() && function::is_bridge_class(self.class(other)?) {
+                bridges.push(Registers::header_of(self, other)?);
             }
         }
         // A virtual function may have a bus number beyond that of its physical one.
@@ -66,16 +67,12 @@ impl HostRoot {
         let mut above = Vec::new();
         // A bridge leads to higher numbers only, so this ends.
         while let Some(index) = bridges.iter().position(|bridge| bridge.leads_to(at)) {
-            let bridge = bridges.swap_remove(index);
-            at = bridge.sbdf;
-            above.push(bridge);
+            at = bridges.swap_remove(index).sbdf;
+            above.push(Registers::of(self, at)?);
         }
         Ok(above)
     }
 }
-
-/// Base class of bridges.
-const PCI_BRIDGE: u32 = 0x06;
 
 /// Configuration space of a function, as far as it can be read.
 struct Registers {
@@ -84,9 +81,15 @@ struct Registers {
 }
 
 impl Registers {
-    fn of(root: &HostRoot, sbdf: HostSbdf) -> Self {
-        let config = root.config(sbdf).unwrap_or_default();
-        Self { sbdf, config }
+    fn of(root: &HostRoot, sbdf: HostSbdf) -> Result<Self, HostError> {
+        let config = root.config(sbdf)?;
+        Ok(Self { sbdf, config })
+    }
+
+    /// The header alone.
+    fn header_of(root: &HostRoot, sbdf: HostSbdf) -> Result<Self, HostError> {
+        let config = root.config_up_to(sbdf, header::END)?;
+        Ok(Self { sbdf, config })
     }
 
     /// Whether there is more than the header, which is what a user other than root gets.
@@ -212,7 +215,8 @@ mod tests {
     fn why(host: &SavedHost, address: &str, group: u32) -> String {
         let root = host.root();
         let members = root.group(group).unwrap().members;
-        root.why_shared(sbdf(address), &members).unwrap()
+        let why = root.why_shared(sbdf(address), &members).unwrap();
+        why.unwrap_or_else(|| "only root can read it".to_owned())
     }
 
     #[test]

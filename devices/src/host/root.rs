@@ -5,8 +5,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Problem;
 use super::answers::{self, Answer, Answers, Question};
+use super::{Problem, shell_word};
 use crate::pci::HostSbdf;
 
 /// Root of the tree holding `sys`, `proc` and `dev`: `/` on a running host, a saved tree in tests; or what a report has of
@@ -93,14 +93,6 @@ impl HostRoot {
         }
     }
 
-    /// The same tree, and nothing that is read of it is noted.
-    pub(super) fn unnoted(&self) -> Self {
-        Self {
-            source: self.source.clone(),
-            recorder: None,
-        }
-    }
-
     /// What has been noted.
     pub(super) fn noted(&self) -> Answers {
         let recorder = self.recorder.as_ref().map(|recorder| {
@@ -114,6 +106,11 @@ impl HostRoot {
     #[must_use]
     pub fn is_report(&self) -> bool {
         matches!(self.source, Source::Report(_))
+    }
+
+    /// Whether what is read is noted for a report.
+    pub(super) fn is_recording(&self) -> bool {
+        self.recorder.is_some()
     }
 
     /// Where `relative` (`sys/…`, `proc/…`, `dev/…`) lies; of a report, where it lay.
@@ -364,7 +361,7 @@ impl HostError {
             Self::Read { path, source } => Problem::new(
                 format!("can't read {}", path.display()),
                 source.to_string(),
-                format!("look at it: ls -ld {}", path.display()),
+                format!("look at it: ls -ld {}", shell_word(&path.to_string_lossy())),
             ),
             Self::Malformed {
                 path,

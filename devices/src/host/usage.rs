@@ -6,6 +6,7 @@
 use super::function;
 use super::holder::Holder;
 use super::root::{HostError, HostRoot};
+use super::visible::visible;
 use crate::pci::HostSbdf;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -62,18 +63,29 @@ impl fmt::Display for HostUse {
             Self::Disk {
                 device,
                 mount_point,
-            } => write!(f, "{device} is mounted at {mount_point}"),
-            Self::Open { device, holder } => write!(f, "{device} is open in {holder}"),
+            } => write!(
+                f,
+                "{} is mounted at {}",
+                visible(device),
+                visible(mount_point)
+            ),
+            Self::Open { device, holder } => {
+                write!(f, "{} is open in {holder}", visible(device))
+            }
             Self::MountedElsewhere {
                 device,
                 mount_point,
                 holder,
             } => write!(
                 f,
-                "{device} is mounted at {mount_point} in the mount namespace of {holder}"
+                "{} is mounted at {} in the mount namespace of {holder}",
+                visible(device),
+                visible(mount_point)
             ),
-            Self::Swap { device } => write!(f, "{device} is swap space"),
-            Self::DefaultRoute { interface } => write!(f, "{interface} carries the default route"),
+            Self::Swap { device } => write!(f, "{} is swap space", visible(device)),
+            Self::DefaultRoute { interface } => {
+                write!(f, "{} carries the default route", visible(interface))
+            }
         }
     }
 }
@@ -86,6 +98,14 @@ impl HostRoot {
     /// # Errors
     /// When a file of sysfs or procfs is there and can't be read.
     pub fn host_uses(&self, sbdf: HostSbdf) -> Result<Vec<HostUse>, HostError> {
+        Ok(self.uses_and_volumes(sbdf)?.0)
+    }
+
+    /// With the disks below it and all that is made of them, each with its `major:minor`.
+    fn uses_and_volumes(
+        &self,
+        sbdf: HostSbdf,
+    ) -> Result<(Vec<HostUse>, BTreeMap<String, String>), HostError> {
         let directory = function::directory(sbdf);
         let mut uses = Vec::new();
         if self.count(directory.join("boot_vga"))? == Some(1) {
@@ -101,7 +121,7 @@ impl HostRoot {
                 uses.push(HostUse::DefaultRoute { interface });
             }
         }
-        Ok(uses)
+        Ok((uses, volumes))
     }
 
     /// The same and what only a walk through all processes shows, of which a user sees his own: disks that are open for
@@ -110,8 +130,7 @@ impl HostRoot {
     /// # Errors
     /// When a file of sysfs or procfs is there and can't be read.
     pub fn host_uses_by_processes(&self, sbdf: HostSbdf) -> Result<Vec<HostUse>, HostError> {
-        let mut uses = self.host_uses(sbdf)?;
-        let volumes = self.volumes_of(&Below::of(self, sbdf).disks)?;
+        let (mut uses, volumes) = self.uses_and_volumes(sbdf)?;
         let mounted = uses.iter().filter_map(|one| match one {
             HostUse::Disk { device, .. } => Some(device.clone()),
             _ => None,
@@ -119,6 +138,11 @@ impl HostRoot {
         let mounted = mounted.collect();
         uses.extend(self.disk_holders(&volumes, &mounted)?);
         Ok(uses)
+    }
+
+    /// Whether there is a disk below a function, which processes may use in ways that no report has.
+    pub(super) fn has_disk(&self, sbdf: HostSbdf) -> bool {
+        !Below::of(self, sbdf).disks.is_empty()
     }
 
     fn disk_uses(&self, volumes: &BTreeMap<String, String>) -> Result<Vec<HostUse>, HostError> {
@@ -292,7 +316,7 @@ impl Mount {
         let mut mount = mount.split(' ').skip(2);
         Some(Self {
             number: mount.next()?.to_owned(),
-            mount_point: unescape(mount.nth(1)?),
+            mount_point: Some(unescape(mount.nth(1)?)).filter(|point| point.starts_with('/'))?,
             source: unescape(file_system.split(' ').nth(1)?),
         })
     }

@@ -184,6 +184,7 @@ fn disk_that_a_process_has_open_is_bound_after_the_command() {
         let checked = Checked::by(Attempt::ferry(&["check", disk.address()]));
         assert!(checked.on("in use").0.contains(&fact), "{checked:#?}");
         problem.paste();
+        process.0.kill().unwrap();
         process.0.wait().unwrap();
         quietly(&["bind", disk.address()]);
         quietly(&["unbind", disk.address()]);
@@ -210,6 +211,7 @@ fn disk_mounted_in_another_namespace_is_bound_after_the_command() {
     );
     problem.tells("is in use by the host", &fact, "stop using it");
     problem.paste();
+    drop(process);
     quietly(&["bind", disk.address()]);
     quietly(&["unbind", disk.address()]);
     is_back(&disk, &driver);

@@ -2,7 +2,7 @@
 
 use super::report::{self, Place};
 use super::{Failure, address, size};
-use devices::host::{CheckRequest, Finding, HostFunction, Mark, PciNames, check};
+use devices::host::{CheckRequest, Finding, HostFunction, Mark, PciNames, check, visible};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -157,11 +157,10 @@ fn heading(finding: &Finding, functions: &[HostFunction], names: &PciNames) -> S
         return "Host".to_owned();
     };
     match functions.iter().find(|function| function.sbdf == device) {
-        Some(function) => format!(
-            "{device} {}: {}",
-            names.kind(function),
-            names.title(function)
-        ),
+        Some(function) => {
+            let (kind, title) = (names.kind(function), names.title(function));
+            visible(&format!("{device} {kind}: {title}"))
+        }
         None => device.to_string(),
     }
 }

@@ -2,10 +2,10 @@
 
 pub(super) mod table;
 
+use super::Failure;
 use super::report::Place;
-use super::{Exit, Failure};
 use devices::driver::BoundRecords;
-use devices::host::{ListedFunction, PciNames, Standing};
+use devices::host::{Hindrance, HostError, ListedFunction, PciNames, Standing};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -110,25 +110,44 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// The table, with a note on what was left bound as `for_reader` has it.
+fn text_of(
+    shown: &[&ListedFunction],
+    names: &PciNames,
+    left: &[Option<bool>],
+    for_reader: &dyn Fn(String) -> String,
+) -> String {
+    let stale = shown
+        .iter()
+        .zip(left)
+        .filter(|(_, left)| **left == Some(true));
+    let notes: Vec<_> = stale
+        .map(|(one, _)| (one.function.sbdf, for_reader(LEFT.to_owned())))
+        .collect();
+    table::table(shown, names, &notes)
+}
+
+/// Whether a guest can have it, or could if something else on this host were different.
+fn is_worth_showing(listed: &ListedFunction) -> bool {
+    !matches!(
+        listed.standing,
+        Standing::Never(Hindrance::Bridge | Hindrance::NoIommu)
+    )
+}
+
 /// Prints the list; success even if nothing can be given to a guest.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let place = Place::new(arguments.report.as_deref())?;
     let root = &place.root;
-    let host_failure = |problem| Failure {
-        exit: Exit::HostSetUp,
-        problems: vec![problem],
-    };
-    let all = root
-        .inventory()
-        .map_err(|error| host_failure(error.problem()))?;
+    let host_failure = |error: HostError| Failure::host(error.problem());
+    let all = root.inventory().map_err(host_failure)?;
     let functions: Vec<_> = all.iter().map(|listed| listed.function.clone()).collect();
     let names = root.pci_names(&functions);
-    let never = |listed: &&ListedFunction| matches!(listed.standing, Standing::Never(_));
-    let shown: Vec<_> = all
+    let shown = all
         .iter()
-        .filter(|listed| arguments.all || !never(listed))
-        .collect();
-    let records = BoundRecords::of(root).map_err(|error| host_failure(error.problem()))?;
+        .filter(|listed| arguments.all || is_worth_showing(listed));
+    let shown: Vec<_> = shown.collect();
+    let records = BoundRecords::of(root).map_err(host_failure)?;
     let left = |one: &&ListedFunction| records.is_stale(root, one.function.sbdf);
     let left: Vec<_> = shown.iter().map(left).collect();
     let text = if arguments.json {
@@ -139,18 +158,62 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         // Plain data: there is nothing in it that can't be written.
         serde_json::to_string_pretty(&entries).unwrap_or_default() + "\n"
     } else {
-        let stale = shown
-            .iter()
-            .zip(&left)
-            .filter(|(_, left)| **left == Some(true));
-        let notes: Vec<_> = stale
-            .map(|(one, _)| (one.function.sbdf, LEFT.to_owned()))
-            .collect();
-        place.for_reader(table::table(&shown, &names, &notes))
+        text_of(&shown, &names, &left, &|note| place.for_reader(note))
             + &table::left_out(all.len() - shown.len())
             + table::unseen(left.contains(&None))
     };
     // Who reads may have seen enough.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use devices::host::HostRoot;
+    use std::fs;
+
+    fn listed(standing: Standing) -> ListedFunction {
+        ListedFunction {
+            function: devices::host::HostFunction {
+                sbdf: "0000:01:00.0".parse().unwrap(),
+                vendor: 0x8086,
+                device: 0x10c9,
+                class: 0x02_0000,
+                driver: None,
+                group: None,
+            },
+            members: Vec::new(),
+            reset: Vec::new(),
+            vectors: None,
+            virtual_functions: None,
+            standing,
+        }
+    }
+
+    #[test]
+    fn endpoints_that_something_keeps_from_a_guest_are_listed_with_it() {
+        let shown = |standing| is_worth_showing(&listed(standing));
+        assert!(shown(Standing::AfterBind));
+        assert!(shown(Standing::Never(Hindrance::Withheld)));
+        assert!(shown(Standing::Never(Hindrance::BridgeInGroup)));
+        assert!(!shown(Standing::Never(Hindrance::Bridge)));
+        assert!(!shown(Standing::Never(Hindrance::NoIommu)));
+    }
+
+    #[test]
+    fn name_of_a_device_is_no_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let ids = folder.path().join("usr/share/misc");
+        fs::create_dir_all(&ids).unwrap();
+        fs::write(ids.join("pci.ids"), "8086  Intel\n\t10c9  Pseudo Card\n").unwrap();
+        let one = listed(Standing::AfterBind);
+        let root = HostRoot::at(folder.path());
+        let names = root.pci_names(std::slice::from_ref(&one.function));
+        let text = text_of(&[&one], &names, &[Some(true)], &|note| {
+            note.replace("sudo ", "")
+        });
+        assert!(text.contains("Intel Pseudo Card"), "{text}");
+        assert!(text.contains("killed: ferry unbind --stale"), "{text}");
+    }
 }

@@ -16,7 +16,7 @@ mod unbind;
 mod usage;
 mod vf;
 
-use ::devices::host::Problem;
+use ::devices::host::{Problem, without_sudo};
 use ::devices::pci::HostSbdf;
 use clap::{Parser, Subcommand};
 use log::LevelFilter;
@@ -84,6 +84,13 @@ impl Failure {
         }
     }
 
+    fn host(problem: Problem) -> Self {
+        Self {
+            exit: Exit::HostSetUp,
+            problems: vec![problem],
+        }
+    }
+
     /// Tells the user.
     fn report(self) -> ExitCode {
         for problem in self.problems {
@@ -109,7 +116,7 @@ fn for_reader(text: String) -> String {
 
 fn commands_for(at_root_shell: bool, text: String) -> String {
     match at_root_shell {
-        true => text.replace("sudo ", ""),
+        true => without_sudo(&text),
         false => text,
     }
 }

@@ -1,6 +1,6 @@
 //! Reports of a host: `--save-report` and `--report`.
 
-use super::{Exit, Failure, at_root_shell, commands_for};
+use super::{Failure, at_root_shell, commands_for};
 use devices::driver::BoundRecords;
 use devices::host::{CurrentProcess, HostReport, HostRoot, Problem, ProcessLimits};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -37,7 +37,7 @@ impl Place {
                 at_root_shell: at_root_shell(),
             });
         };
-        let report = load(path).map_err(host_failure)?;
+        let report = load(path).map_err(Failure::host)?;
         let process = report.process();
         Ok(Self {
             root: report.root(),
@@ -59,10 +59,10 @@ impl Place {
 /// When there is a file of that name, or it can't be written.
 pub(super) fn save(path: &Path, place: &Place) -> Result<(), Failure> {
     if path.symlink_metadata().is_ok() {
-        return Err(host_failure(exists(path)));
+        return Err(Failure::host(exists(path)));
     }
     let unwritable = |error: io::Error| {
-        host_failure(match error.kind() {
+        Failure::host(match error.kind() {
             io::ErrorKind::AlreadyExists => exists(path),
             _ => Problem::new(
                 format!("the report can't be written to {}", path.display()),
@@ -151,13 +151,6 @@ fn load(path: &Path) -> Result<HostReport, Problem> {
     }
     let text = String::from_utf8(bytes).map_err(|_| problem("it is no text".to_owned()))?;
     HostReport::parse(&text).map_err(|error| problem(error.to_string()))
-}
-
-fn host_failure(problem: Problem) -> Failure {
-    Failure {
-        exit: Exit::HostSetUp,
-        problems: vec![problem],
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::host::function::{self, HostFunction};
 use crate::host::limits::ProcessLimits;
 use crate::host::problem::Problem;
 use crate::host::root::HostRoot;
-use crate::host::{iommu, vfio_node};
+use crate::host::{iommu, relinquish, vfio_node};
 use crate::pci::HostSbdf;
 
 pub(super) fn check(
@@ -64,13 +64,16 @@ fn host_uses(root: &HostRoot, function: &HostFunction, findings: &mut Findings) 
     match root.host_uses_by_processes(function.sbdf) {
         Ok(uses) if uses.is_empty() => {}
         Ok(uses) => {
-            let uses: Vec<_> = uses.iter().map(ToString::to_string).collect();
-            let what = format!("{}; the host would lose that", uses.join("; "));
-            let remedy =
-                "have the host use something else first, or choose another device: ferry devices";
+            let names: Vec<_> = uses.iter().map(ToString::to_string).collect();
+            let what = format!("{}; the host would lose that", names.join("; "));
+            let remedy = relinquish::how_to_free(function.sbdf, &uses);
             findings.problem(TOPIC, &Problem::new("", what, remedy));
         }
         Err(error) => findings.unreadable(TOPIC, &error),
+    }
+    if root.is_report() && root.has_disk(function.sbdf) {
+        let fact = "what processes do with its disks is not in a report";
+        findings.tell(Mark::Caution, TOPIC, fact);
     }
 }
 
@@ -90,6 +93,7 @@ fn whole_group(
     findings: &mut Findings,
 ) {
     const TOPIC: &str = "group";
+    const ISOLATION: &str = "isolation";
     let sbdf = function.sbdf;
     match iommu::check_group(root, sbdf, id) {
         Ok(None) => {}
@@ -107,10 +111,20 @@ fn whole_group(
     }
     if members.len() > 1 {
         match root.why_shared(sbdf, &members) {
-            Ok(fact) => findings.tell(Mark::Caution, "isolation", fact),
-            Err(error) => findings.unreadable("isolation", &error),
+            Ok(Some(fact)) => findings.tell(Mark::Caution, ISOLATION, fact),
+            Ok(None) => findings.advise(
+                ISOLATION,
+                "only root can read why its members are not kept apart",
+                as_root(sbdf),
+            ),
+            Err(error) => findings.unreadable(ISOLATION, &error),
         }
     }
+}
+
+/// How to be told what only root can read.
+fn as_root(sbdf: HostSbdf) -> String {
+    format!("sudo ferry check {sbdf}")
 }
 
 fn members_of(id: u32, sbdf: HostSbdf, members: &[HostFunction]) -> String {
@@ -163,8 +177,13 @@ fn reset(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {
 
 fn interrupts(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {
     const TOPIC: &str = "interrupts";
-    let Some(vectors) = root.vectors(sbdf) else {
-        return findings.tell(Mark::Caution, TOPIC, "only root can read which it has");
+    let vectors = match root.vectors(sbdf) {
+        Ok(Some(vectors)) => vectors,
+        Ok(None) => {
+            let fact = "only root can read which it has";
+            return findings.advise(TOPIC, fact, as_root(sbdf));
+        }
+        Err(error) => return findings.unreadable(TOPIC, &error),
     };
     let mut kinds = Vec::new();
     if vectors.msix > 0 {

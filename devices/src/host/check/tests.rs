@@ -60,6 +60,10 @@ fn every_fact_of_a_healthy_host_is_told_once() {
         all.iter().all(|finding| finding.mark == Mark::Good),
         "{all:?}"
     );
+    let documentation = include_str!("../../../../docs/host.md");
+    for topic in topics {
+        assert!(documentation.contains(&format!("`{topic}`")), "{topic}");
+    }
     let of_device = all
         .iter()
         .filter(|finding| finding.device == Some(sbdf(NIC.0)));
@@ -163,6 +167,54 @@ fn why_a_group_is_large_is_told_of_one_with_several_members() {
     };
     assert_eq!(isolation(NIC.0), None);
     assert!(isolation(GPU.0).unwrap().starts_with("only root can read"));
+}
+
+#[test]
+fn what_only_root_can_read_is_told_with_the_command() {
+    let host = host();
+    let of_gpu = findings(&host, &[GPU.0], &FakeLimits::generous());
+    for topic in ["isolation", "interrupts"] {
+        let found = of_gpu.iter().find(|one| one.topic == topic).unwrap();
+        assert_eq!(found.mark, Mark::Caution);
+        assert!(found.fact.starts_with("only root can read"), "{found:?}");
+        assert_eq!(
+            found.remedy.as_deref(),
+            Some("sudo ferry check 0000:01:00.0")
+        );
+    }
+    // A device that does not answer is not one that others may read.
+    let config = "sys/bus/pci/devices/0000:01:00.0/config";
+    host.remove(config);
+    host.file(&format!("{config}/x"), "");
+    let of_gpu = findings(&host, &[GPU.0], &FakeLimits::generous());
+    for topic in ["isolation", "interrupts"] {
+        let found = of_gpu.iter().find(|one| one.topic == topic).unwrap();
+        assert_eq!(found.mark, Mark::Bad);
+        assert!(
+            found.fact.ends_with("config: Is a directory (os error 21)"),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_in_use_is_freed_as_bind_says() {
+    let host = host();
+    host.function(NIC, Some("igb"), Some(16));
+    host.file("sys/bus/pci/devices/0000:03:00.0/boot_vga", "1\n");
+    let of_nic = findings(&host, &[NIC.0], &FakeLimits::generous());
+    let found = of_nic
+        .into_iter()
+        .find(|one| one.topic == "in use")
+        .unwrap();
+    let request = crate::host::BindRequest {
+        functions: &[sbdf(NIC.0)],
+        groups: false,
+        force: false,
+    };
+    let refusals = crate::host::bindable(&host.root(), &request).unwrap_err();
+    let remedies = refusals.iter().map(|refusal| refusal.problem().remedy);
+    assert_eq!(remedies.collect::<Vec<_>>(), [found.remedy.unwrap()]);
 }
 
 #[test]

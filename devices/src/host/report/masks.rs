@@ -71,20 +71,26 @@ pub(super) const MASKS: &[Mask] = &[
     },
     Mask {
         path: "/proc/*/stat",
-        stays: "process id and start time",
+        stays: "process id, state, number of threads, start time",
         why: "the process's name and figures",
         hide: Hide::Text(text::process_stat),
     },
     Mask {
         path: "/proc/sys/kernel/osrelease",
-        stays: "the version, and what a distribution adds to it",
+        stays: "the version, and the rest if all of it is a distribution's",
         why: "names that somebody gave a kernel",
         hide: Hide::Text(text::kernel_release),
     },
     Mask {
+        path: "/run/ferry/bound/*",
+        stays: "boot, former driver, owner",
+        why: "addresses that virtual functions had",
+        hide: Hide::Text(text::bound_record),
+    },
+    Mask {
         path: "/sys/kernel/irq/*/actions",
         stays: "drivers, usual names of interfaces",
-        why: "names of interfaces that somebody chose",
+        why: "names that somebody chose",
         hide: Hide::Text(text::actions),
     },
     Mask {
@@ -107,11 +113,10 @@ pub(super) const MASKS: &[Mask] = &[
     },
 ];
 
-/// Files whose whole text may be told: numbers and words of the kernel's, and records of Ferry's own. A file that Ferry
+/// Files whose whole text may be told: numbers and words of the kernel's. A file that Ferry
 /// begins to read belongs here or into a row above; its text is in no report otherwise.
 const PLAIN: &[&str] = &[
     "/proc/sys/kernel/random/boot_id",
-    "/run/ferry/bound/*",
     "/sys/bus/pci/devices/*/boot_vga",
     "/sys/bus/pci/devices/*/class",
     "/sys/bus/pci/devices/*/device",
@@ -123,29 +128,45 @@ const PLAIN: &[&str] = &[
     "/sys/bus/pci/devices/*/sriov_totalvfs",
     "/sys/bus/pci/devices/*/vendor",
     "/sys/class/block/*/dev",
-    "/sys/class/iommu/*/*/*",
+    "/sys/class/iommu/*/intel-iommu/ecap",
     "/sys/kernel/iommu_groups/*/name",
     "/sys/kernel/iommu_groups/*/reserved_regions",
     "/sys/kernel/iommu_groups/*/type",
     "/sys/kernel/irq/*/chip_name",
     "/sys/kernel/mm/hugepages/*/*",
-    "/sys/module/*/parameters/*",
+    "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+    "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
     // Reduced as it is read.
     "/usr/share/hwdata/pci.ids",
     "/usr/share/misc/pci.ids",
     "/usr/share/pci.ids",
 ];
 
+const DRIVER: &str = "/sys/bus/pci/devices/*/driver";
+
 /// The answers as they may be seen by others.
 pub(super) fn masked(answers: &Answers) -> Answers {
     let answers = pruned(answers);
-    let mut names = Pseudonyms::default();
+    let mut names = Pseudonyms::with_drivers(drivers(&answers));
     let mut copy = Answers::default();
     for (at, question, answer) in answers.iter() {
         let hidden = hidden(&mut names, at, question, answer);
         copy.note(path(&mut names, at, question), question, hidden);
     }
     copy
+}
+
+/// The drivers that functions have.
+fn drivers(answers: &Answers) -> BTreeSet<String> {
+    let links = answers
+        .iter()
+        .filter_map(|(at, question, answer)| match answer {
+            Answer::Lines(lines) if question == Question::Link && is_for(DRIVER, at) => {
+                lines.first().cloned()
+            }
+            _ => None,
+        });
+    links.collect()
 }
 
 fn hidden(names: &mut Pseudonyms, at: &str, question: Question, answer: &Answer) -> Answer {

@@ -12,10 +12,11 @@ pub use format::ReportError;
 pub use process::ReportedProcess;
 
 use super::answers::Answers;
-use super::check::{CheckRequest, check};
+use super::check::{CheckRequest, check, check_device};
 use super::huge_pages::HugePageSize;
 use super::limits::ProcessLimits;
 use super::root::{HostError, HostRoot};
+use super::visible::is_invisible;
 use crate::pci::HostSbdf;
 use process::{Noted, ProcessFacts};
 use std::sync::Arc;
@@ -77,20 +78,24 @@ impl HostReport {
     }
 }
 
-/// Lists and checks every function, alone and with all others: what is asked of one may depend on whose company it is in.
+/// Looks at the host with pages of each size, then checks every function, alone: of one that has company less is asked, since
+/// the others of its group that come with it are in nobody's way.
 fn ask(root: &HostRoot, process: &dyn ProcessLimits) -> Result<(), HostError> {
     let process = Noted { process, root };
     let all: Vec<HostSbdf> = root.addresses()?;
-    let (small, large) = (HugePageSize::Mib2, HugePageSize::Gib1);
-    let alone = all.chunks(1).map(|one| (one, small));
-    for (devices, size) in alone.chain([(all.as_slice(), small), (all.as_slice(), large)]) {
-        let request = CheckRequest {
-            devices,
-            // More than there is: the limits are asked for only where they may be too low.
-            guest_ram: Some(u64::MAX),
-            huge_pages: Some(size),
-        };
-        let _ = check(root, &request, &process);
+    let mut request = CheckRequest {
+        devices: &[],
+        // More than there is: the limits are asked for only where they may be too low.
+        guest_ram: Some(u64::MAX),
+        huge_pages: Some(HugePageSize::Mib2),
+    };
+    let _ = check(root, &request, &process);
+    request.huge_pages = Some(HugePageSize::Gib1);
+    let _ = check(root, &request, &process);
+    for sbdf in &all {
+        let devices = std::slice::from_ref(sbdf);
+        let request = CheckRequest { devices, ..request };
+        let _ = check_device(root, &request, *sbdf, &process);
     }
     let inventory = root.inventory();
     let functions: Vec<_> = all
@@ -104,12 +109,6 @@ fn ask(root: &HostRoot, process: &dyn ProcessLimits) -> Result<(), HostError> {
     let _ = root.interrupt_remapping();
     let _ = root.names("sys/firmware/acpi/tables");
     inventory.map(|_| ())
-}
-
-/// Letters that a terminal obeys instead of showing them, and those that turn text around.
-fn is_invisible(letter: char) -> bool {
-    letter.is_control()
-        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]

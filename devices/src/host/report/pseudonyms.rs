@@ -1,26 +1,44 @@
 //! Names that stand for others in a report: the same for the same, so that what belongs together is still seen to.
 
-use std::collections::BTreeMap;
+use crate::pci::HostSbdf;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The names given so far.
 #[derive(Debug, Default)]
-pub(super) struct Pseudonyms(BTreeMap<(&'static str, String), String>);
+pub(super) struct Pseudonyms {
+    given: BTreeMap<(&'static str, String), String>,
+    /// Those that nobody has to be told by: drivers of the host.
+    drivers: BTreeSet<String>,
+}
 
 impl Pseudonyms {
+    /// None yet, of a host with these drivers.
+    pub(super) fn with_drivers(drivers: BTreeSet<String>) -> Self {
+        Self {
+            given: BTreeMap::new(),
+            drivers,
+        }
+    }
+
     /// The name of a secret of some kind: `KIND-1`, `KIND-2`, ….
     pub(super) fn of(&mut self, kind: &'static str, secret: &str) -> String {
         if let Some(name) = self.known(kind, secret) {
             return name;
         }
-        let number = self.0.keys().filter(|(known, _)| *known == kind).count() + 1;
+        let number = self
+            .given
+            .keys()
+            .filter(|(known, _)| *known == kind)
+            .count()
+            + 1;
         let name = format!("{kind}-{number}");
-        self.0.insert((kind, secret.to_owned()), name.clone());
+        self.given.insert((kind, secret.to_owned()), name.clone());
         name
     }
 
     /// The same where it has one already.
     pub(super) fn known(&self, kind: &'static str, secret: &str) -> Option<String> {
-        self.0.get(&(kind, secret.to_owned())).cloned()
+        self.given.get(&(kind, secret.to_owned())).cloned()
     }
 
     /// The kernel's or udev's name of a network interface as it is; another's, or one with a MAC address in it, hidden.
@@ -39,6 +57,47 @@ impl Pseudonyms {
         } else {
             self.of("disk", name)
         }
+    }
+
+    /// Whether one who listens to an interrupt is named by words that the kernel and its drivers have for anybody: a driver of
+    /// the host's, an interface by a usual name, an address of a function, a queue.
+    pub(super) fn is_usual_listener(&self, name: &str) -> bool {
+        const WORDS: [&str; 37] = [
+            "acpi", "aerdrv", "amd", "bwctrl", "ehci", "event", "ohci", "uhci", "vi", "xhci",
+            "card", "config", "control", "dmar", "dpc", "hcd", "i8042", "input", "intx", "ioapic",
+            "mei", "msi", "msix", "output", "pci", "pcie", "pciehp", "pme", "req", "rtc", "rx",
+            "timer", "tx", "txrx", "usb", "vfio", "virtio",
+        ];
+        let of_queue = |rest: &str| {
+            rest.bytes()
+                .all(|byte| byte.is_ascii_digit() || byte == b'q')
+        };
+        let usual = |word: &str| {
+            let lower = word.to_ascii_lowercase();
+            let stem = lower.trim_end_matches(|letter: char| letter.is_ascii_digit());
+            stem.is_empty()
+                || WORDS.contains(&stem)
+                || WORDS.contains(&lower.as_str())
+                || is_usual_interface(word)
+                || self
+                    .drivers
+                    .iter()
+                    .any(|driver| word.strip_prefix(driver.as_str()).is_some_and(of_queue))
+        };
+        let of_driver = |part: &str| self.drivers.contains(part);
+        let is_address = |part: &str| {
+            part.strip_prefix("pci:")
+                .unwrap_or(part)
+                .parse::<HostSbdf>()
+                .is_ok()
+        };
+        name.split(['[', ']', '(', ')', '@', ' ']).all(|part| {
+            is_address(part)
+                || of_driver(part)
+                || part
+                    .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+                    .all(|word| usual(word) || word.split('_').all(usual))
+        })
     }
 
     /// A node of a block device in /dev: links to one are named after what they are for.
@@ -97,11 +156,31 @@ fn is_usual_interface(name: &str) -> bool {
             .any(|kind| name.strip_prefix(kind).is_some_and(of_place))
 }
 
-/// The kernel's names: letters and digits, or a number of the device mapper's.
+/// The kernel's names of disks and of volumes that it numbers, with their partitions.
 fn is_usual_block(name: &str) -> bool {
-    let name = name.strip_prefix("dm-").unwrap_or(name);
-    let usual = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    !name.is_empty() && name.bytes().all(usual)
+    /// A letter or two for each disk, a number for each partition.
+    const LETTERED: [&str; 5] = ["sd", "hd", "vd", "xvd", "dasd"];
+    /// A number for each, and behind it more (`nvme0c1n1p2`, `mmcblk0boot1`).
+    const NUMBERED: [&str; 16] = [
+        "nvme", "mmcblk", "dm-", "md", "loop", "sr", "ram", "zram", "nbd", "pmem", "rbd", "drbd",
+        "bcache", "zd", "fd", "ublkb",
+    ];
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let lettered = |rest: &str| {
+        let number = rest.trim_start_matches(|letter: char| letter.is_ascii_lowercase());
+        (1..=2).contains(&(rest.len() - number.len())) && digits(number)
+    };
+    let numbered = |rest: &str| {
+        let parts: Vec<&str> = rest.split(['n', 'p', 'c', 's']).collect();
+        let number = |part: &&str| !part.is_empty() && digits(part);
+        parts.iter().all(number)
+    };
+    let behind = |kinds: &[&str], usual: &dyn Fn(&str) -> bool| {
+        kinds
+            .iter()
+            .any(|kind| name.strip_prefix(kind).is_some_and(usual))
+    };
+    name == "root" || behind(&LETTERED, &lettered) || behind(&NUMBERED, &numbered)
 }
 
 /// What a run of letters, digits, colons and hyphens identifies.
@@ -182,11 +261,67 @@ mod tests {
     #[test]
     fn volumes_that_somebody_named_are_hidden() {
         let mut names = Pseudonyms::default();
-        for plain in ["/dev/sda1", "/dev/nvme0n1p2", "/dev/dm-3", "/dev/root"] {
+        for plain in [
+            "/dev/sda1",
+            "/dev/sdab12",
+            "/dev/nvme0n1p2",
+            "/dev/nvme0c1n1",
+            "/dev/mmcblk0p1",
+            "/dev/md127",
+            "/dev/dm-3",
+            "/dev/root",
+        ] {
             assert_eq!(names.block_node(plain), plain);
         }
         assert_eq!(names.block_node("/dev/mapper/alice-home"), "/dev/volume-1");
         assert_eq!(names.block_node("/dev/disk/by-uuid/1-2"), "/dev/volume-2");
         assert_eq!(names.block("md_home"), "disk-1");
+        for (number, name) in [
+            "alice", "sdalice", "alice1", "mdalice", "nvme0n", "dm-alice",
+        ]
+        .iter()
+        .enumerate()
+        {
+            assert_eq!(names.block(name), format!("disk-{}", number + 2));
+        }
+    }
+
+    #[test]
+    fn listener_to_an_interrupt_that_somebody_named_is_none_that_is_usual() {
+        let drivers = ["nvme", "xhci_hcd", "8139cp", "snd_hda_intel", "vfio-pci"];
+        let names = Pseudonyms::with_drivers(drivers.map(str::to_owned).into());
+        for usual in [
+            "acpi",
+            "amd",
+            "vi",
+            "i8042",
+            "eth0",
+            "enp3s0-TxRx-0",
+            "enp3s0f1-rx-3",
+            "nvme0q12",
+            "xhci_hcd",
+            "xhci-hcd:usb1",
+            "8139cp",
+            "snd_hda_intel:card0",
+            "vfio-intx(0000:01:00.0)",
+            "vfio-msix[3](0000:01:00.0)",
+            "virtio0-req.0",
+            "PCIe PME",
+            "dmar0",
+            "-TxRx-1",
+        ] {
+            assert!(names.is_usual_listener(usual), "{usual}");
+        }
+        for chosen in [
+            "alice",
+            "alice-TxRx-0",
+            "enx525400abcdef",
+            "br-acme",
+            "i40e-alice-TxRx-0",
+            "nvmealice",
+            "abe",
+        ] {
+            assert!(!names.is_usual_listener(chosen), "{chosen}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::host::saved::{FakeLimits, GPU, NIC, SavedHost, sbdf};
-use crate::host::{Finding, ListedFunction};
+use crate::host::{Finding, ListedFunction, Problem};
 use proptest::prelude::*;
 
 const HEAD: &str = "ferry host report 1\n# A comment.\nmade-by ferry 0.1.0\nprocess user=other memlock-soft=8388608 memlock-hard=unlimited memlock-exempt=no\n";
@@ -215,6 +215,119 @@ fn hostile() -> impl Strategy<Value = Vec<(usize, String)>> {
         ),
         1..12,
     )
+}
+
+/// Counts how often it is asked for its right to /dev/kvm.
+struct Counting(FakeLimits, std::cell::Cell<u32>);
+
+impl ProcessLimits for Counting {
+    fn memlock(&self) -> crate::host::Memlock {
+        self.0.memlock()
+    }
+
+    fn exempt_from_memlock(&self) -> bool {
+        self.0.exempt_from_memlock()
+    }
+
+    fn access(&self, node: &std::path::Path) -> std::io::Result<Option<crate::host::NodeAccess>> {
+        self.1.set(self.1.get() + u32::from(node.ends_with("kvm")));
+        self.0.access(node)
+    }
+}
+
+#[test]
+fn report_asks_the_host_once_for_pages_of_each_size_and_no_process() {
+    let host = with_disk_of("", "dd");
+    host.link("proc/20/fd/1", "/dev/nvme0n1");
+    host.file("proc/20/fdinfo/1", "flags:\t0100002\nmnt_id:\t2\n");
+    let process = Counting(FakeLimits::generous(), 0.into());
+    let _ = report(&host, &process);
+    assert_eq!(process.1.get(), 2);
+    let disk = sbdf("0000:04:00.0");
+    let uses = |root: &HostRoot| root.host_uses_by_processes(disk).unwrap().len();
+    assert_eq!(uses(&host.root()), 3);
+    // Whoever looks for a report sees what is in it.
+    assert_eq!(uses(&host.root().recording()), 1);
+}
+
+/// All that is said of devices of a host, and what `ferry bind` says.
+fn said(root: &HostRoot, process: &dyn ProcessLimits) -> Vec<String> {
+    let all = root.addresses().unwrap_or_default();
+    let mut said = Vec::new();
+    for finding in checked(root, process, &all) {
+        said.push(finding.fact);
+        said.extend(finding.remedy);
+    }
+    for listed in root.inventory().unwrap_or_default() {
+        if let crate::host::Standing::InUse(uses) = listed.standing {
+            said.extend(uses.iter().map(ToString::to_string));
+        }
+    }
+    let request = crate::host::BindRequest {
+        functions: &all,
+        groups: true,
+        force: false,
+    };
+    for refusal in crate::host::bindable(root, &request)
+        .err()
+        .unwrap_or_default()
+    {
+        let Problem { what, why, remedy } = refusal.problem();
+        said.extend([what, why, remedy]);
+    }
+    said
+}
+
+/// A host with a disk that is mounted here, mounted in another namespace and open in a process of that name.
+fn with_disk_of(place: &str, comm: &str) -> SavedHost {
+    let host = SavedHost::intel();
+    host.function(
+        ("0000:04:00.0", "1b36:0010", "0x010802"),
+        Some("nvme"),
+        Some(17),
+    );
+    host.file(
+        "sys/bus/pci/devices/0000:04:00.0/nvme/nvme0/nvme0n1/nsid",
+        "1\n",
+    );
+    host.file("sys/class/block/nvme0n1/dev", "259:0\n");
+    host.file("sys/class/block/nvme0n1/nvme0n1p1/partition", "1\n");
+    host.file("sys/class/block/nvme0n1p1/dev", "259:1\n");
+    let mount = |partition: u32| format!("22 1 259:{partition} / /x{place} rw - ext4 /dev/x rw\n");
+    host.file("proc/self/mountinfo", mount(1));
+    host.link("proc/self/ns/mnt", "mnt:[1]");
+    host.file("proc/20/comm", comm);
+    host.link("proc/20/ns/mnt", "mnt:[2]");
+    host.file("proc/20/mountinfo", mount(0));
+    host
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn nothing_that_others_chose_is_obeyed_by_a_terminal(
+        place in "(\\\\0[0-3][0-7]|\\\\342\\\\200\\\\256|[!-~]){1,9}",
+        comm in "([a-z]|\u{1b}\\[2J|\n|\u{202e}){0,9}",
+    ) {
+        let host = with_disk_of(&place, &comm);
+        let process = FakeLimits::generous();
+        let live = said(&host.root(), &process);
+        prop_assert!(live.iter().any(|line| line.contains("is mounted at /")), "{live:#?}");
+        prop_assert!(live.iter().any(|line| line.contains("in the mount namespace of")));
+        let text = report(&host, &process).to_string();
+        let masked = "/mount-1 rw";
+        prop_assert!(text.contains(masked), "{text}");
+        let told = said(&HostReport::parse(&text).unwrap().root(), &process);
+        prop_assert!(told.iter().any(|line| line.contains("processes do with its disks is not in a report")));
+        prop_assert!(!live.iter().any(|line| line.contains("is not in a report")));
+        // What its sender has put back.
+        let text = text.replace(masked, &format!("/x{place} rw"));
+        let sent = HostReport::parse(&text).unwrap();
+        for line in live.into_iter().chain(said(&sent.root(), &sent.process())) {
+            prop_assert!(!line.contains(is_invisible), "{line:?}");
+        }
+    }
 }
 
 proptest! {

@@ -145,48 +145,92 @@ pub(super) fn swaps(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
     ["Filename".to_owned()].into_iter().chain(nodes).collect()
 }
 
+/// What `Owner::of` reads, at the places of proc_pid_stat(5).
 pub(super) fn process_stat(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
+    const STATE: usize = 3;
+    const THREADS: usize = 20;
     const START: usize = 22;
-    let line = lines.first().map(String::as_str).unwrap_or_default();
-    let pid = line
-        .split(' ')
-        .next()
-        .filter(|pid| pid.parse::<u32>().is_ok());
-    let start = line
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_whitespace().nth(START - 3));
-    let start = start.filter(|start| start.parse::<u64>().is_ok());
-    match (pid, start) {
-        (Some(pid), Some(start)) => {
-            vec![format!("{pid} (*) *{} {start}", " 0".repeat(START - 4))]
-        }
-        _ => Vec::new(),
-    }
+    let masked = |line: &String| {
+        let (pid, behind) = (line.split(' ').next()?, line.rsplit_once(')')?.1);
+        let fields: Vec<_> = behind.split_whitespace().collect();
+        let number = |at: usize| {
+            let field = fields.get(at - STATE).copied()?;
+            field.parse::<u64>().ok()
+        };
+        let state = fields
+            .first()
+            .and_then(|state| state.parse::<char>().ok())?;
+        let (pid, threads, start) = (pid.parse::<u32>().ok()?, number(THREADS)?, number(START)?);
+        let zeroes = |count: usize| " 0".repeat(count);
+        let (before, between) = (zeroes(THREADS - STATE - 1), zeroes(START - THREADS - 1));
+        Some(format!(
+            "{pid} (*) {state}{before} {threads}{between} {start}"
+        ))
+    };
+    lines.first().and_then(masked).into_iter().collect()
 }
 
+/// The lines of a `BoundRecord` that decide whether it is stale, as the record itself has them.
+pub(super) fn bound_record(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let stays = |line: &&String| match line.split_once('=') {
+        // The boot's is a UUID, which is hidden as any is.
+        Some(("boot-id" | "former-driver", value)) => value.bytes().all(word),
+        Some(("owner", value)) => value
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b' '),
+        _ => false,
+    };
+    lines.iter().filter(stays).cloned().collect()
+}
+
+/// The release, if all of its parts are numbers or words of distributions, else the version alone.
 pub(super) fn kernel_release(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    const OF_DISTRIBUTIONS: [&str; 8] = [
+    const OF_DISTRIBUTIONS: [&str; 14] = [
         "amd64",
         "generic",
         "default",
         "x86_64",
-        "arch1",
         "pve",
         "lts",
         "lowlatency",
+        "cloud",
+        "rt",
+        "azure",
+        "aws",
+        "gcp",
+        "hwe",
+        "bpo",
     ];
+    /// These have a number behind them.
+    const NUMBERED: [&str; 5] = ["arch", "deb", "fc", "el", "bpo"];
     let release = lines.first().map(String::as_str).unwrap_or_default();
     let of_version = |letter: char| letter.is_ascii_digit() || letter == '.';
     let end = release.find(|letter| !of_version(letter));
     let (version, rest) = release.split_at(end.unwrap_or(release.len()));
-    let mut parts = rest.split(['-', '.', '+']);
-    let known = parts.any(|part| OF_DISTRIBUTIONS.contains(&part));
-    vec![if known { release } else { version }.to_owned()]
+    let number = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'_')
+    };
+    let usual = |part: &str| {
+        number(part)
+            || OF_DISTRIBUTIONS.contains(&part)
+            || NUMBERED
+                .iter()
+                .any(|word| part.strip_prefix(word).is_some_and(number))
+    };
+    let usual = rest.split(['-', '.', '+', '~']).all(usual);
+    vec![if usual { release } else { version }.to_owned()]
 }
 
+/// Who listens to an interrupt: drivers and interfaces by their usual names, the interfaces that are hidden elsewhere by the
+/// names that they have there.
 pub(super) fn actions(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
-    let hide = |user: &str| {
+    let mut hide = |user: &str| {
         let user = user.trim();
+        if names.is_usual_listener(user) {
+            return user.to_owned();
+        }
         // A network driver names its queues after the interface.
         let ends = user
             .match_indices('-')
@@ -194,14 +238,18 @@ pub(super) fn actions(names: &mut Pseudonyms, lines: &[String]) -> Vec<String> {
             .chain([user.len()]);
         for end in ends {
             let (interface, queue) = user.split_at(end);
-            if let Some(name) = names.known("interface", interface) {
+            if let Some(name) = names.known("interface", interface)
+                && names.is_usual_listener(queue)
+            {
                 return name + queue;
             }
         }
-        user.to_owned()
+        names.of("listener", user)
     };
-    let users = lines.iter().flat_map(|line| line.split(',')).map(hide);
-    vec![users.collect::<Vec<_>>().join(",")]
+    let users = lines.iter().flat_map(|line| line.split(','));
+    let users = users.filter(|user| !user.trim().is_empty());
+    let users: Vec<_> = users.map(&mut hide).collect();
+    vec![users.join(",")]
 }
 
 pub(super) fn node(_: &mut Pseudonyms, lines: &[String]) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! The table of `ferry devices`, which fits a terminal of 80 columns.
 
-use devices::host::{ListedFunction, PciNames, Standing, Vectors};
+use devices::host::{ListedFunction, PciNames, Standing, Vectors, visible};
 use devices::pci::HostSbdf;
 use std::fmt::Write;
 
@@ -137,7 +137,7 @@ fn widths(rows: &[[String; 8]]) -> [usize; 8] {
     let mut widths = HEADINGS.map(str::len);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(visible(cell).chars().count());
         }
     }
     for (column, least) in YIELDING {
@@ -154,7 +154,7 @@ fn line(text: &mut String, cells: &[String; 8], widths: &[usize; 8]) {
     let padded: Vec<_> = cells
         .iter()
         .zip(widths)
-        .map(|(cell, width)| format!("{:<width$}", cut(cell, *width)))
+        .map(|(cell, width)| format!("{:<width$}", cut(&visible(cell), *width)))
         .collect();
     text.push_str(padded.join(&" ".repeat(GAP)).trim_end());
     text.push('\n');
@@ -163,7 +163,12 @@ fn line(text: &mut String, cells: &[String; 8], widths: &[usize; 8]) {
 /// A line that belongs to the row above.
 fn below(text: &mut String, widths: &[usize; 8], words: &str) {
     let indent = widths.first().copied().unwrap_or_default() + GAP;
-    let _ = writeln!(text, "{:indent$}{}", "", cut(words, WIDTH - indent));
+    let _ = writeln!(
+        text,
+        "{:indent$}{}",
+        "",
+        cut(&visible(words), WIDTH - indent)
+    );
 }
 
 /// At most `width` characters, with an ellipsis for what is left out.
@@ -272,6 +277,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_line_has_letters_that_a_terminal_obeys(driver in "\\PC|.{0,9}", place in "(.|\n|\u{1b}){0,9}") {
+            let mut one = nic();
+            one.function.driver = Some(driver.clone());
+            one.reset = vec![driver.clone()];
+            one.standing = Standing::InUse(vec![HostUse::Disk { device: driver, mount_point: place.clone() }]);
+            let text = table(&[&one], &PciNames::default(), &[(one.function.sbdf, place)]);
+            prop_assert_eq!(text.lines().count(), 5);
+            prop_assert!(text.lines().all(|line| !line.contains(char::is_control)), "{:?}", text);
+        }
+
         #[test]
         fn no_line_is_longer_than_80(
             segment in 0_u16..3,

@@ -3,6 +3,7 @@ use super::super::super::usage::{self, Mount};
 use super::super::HostReport;
 use super::super::text::*;
 use super::*;
+use crate::driver::{BoundRecords, Owner};
 use crate::host::saved::FakeLimits;
 use proptest::prelude::*;
 
@@ -79,28 +80,84 @@ fn of_other_files_only_what_is_asked_for_stays() {
         let stays = release.strip_suffix("-rc3").unwrap_or(release);
         assert_eq!(hide(kernel_release, release), stays);
     }
-    assert_eq!(hide(kernel_release, "6.12.9-acme-prod+"), "6.12.9");
+    for release in [
+        "6.12.9-acme-prod+",
+        "6.12.9-acme-alice-amd64",
+        "6.12.9-amd64-alice",
+        "6.12.9-debalice",
+    ] {
+        assert_eq!(hide(kernel_release, release), "6.12.9");
+    }
     let table = " CPU0\n 9: 3 IR-IO-APIC 9-fasteoi acpi\n 40: 7 IR-PCI-MSI enp3s0-rx\n";
     assert_eq!(hide(interrupts, table), "IR-IO-APIC");
     assert_eq!(
         hide(node, "owner=alice group=wheel mode=0600 open=granted"),
         "owner=somebody group=somegroup mode=0600 open=granted"
     );
-    let stat = format!("4711 (alice) job) S{} 123456 9 9", " 7".repeat(18));
-    let masked = hide(process_stat, &stat);
-    assert!(
-        masked.starts_with("4711 (*) *") && masked.ends_with(" 123456"),
-        "{masked}"
-    );
+    let stat = format!("4711 (alice) job) S{} 1 0 123456 9 9", " 7".repeat(16));
     assert_eq!(
-        masked
-            .rsplit_once(')')
-            .unwrap()
-            .1
-            .split_whitespace()
-            .nth(19),
-        Some("123456")
+        hide(process_stat, &stat),
+        format!("4711 (*) S{} 1 0 123456", " 0".repeat(16))
     );
+    assert_eq!(hide(process_stat, "4711 (alice) S 1"), "");
+}
+
+/// A host with the record of a virtual function whose address a run has set; the process of that run as `stat` has it.
+fn with_record(boot_id: &str, stat: Option<&str>) -> SavedHost {
+    const ID: &str = "5f0f5e0c-1111-2222-3333-444455556666";
+    let host = SavedHost::intel();
+    host.file("proc/sys/kernel/random/boot_id", ID);
+    host.file(
+        "proc/1/stat",
+        format!("1 (init) S{} 1 0 5", " 0".repeat(16)),
+    );
+    let record = format!(
+        "boot-id={boot_id}\nformer-driver=igbvf\nformer-mac=52:54:00:12:34:56\nformer-vlan=0 0\nowner=4711 123456\n"
+    );
+    host.file("run/ferry/bound/0000:03:00.0", record.replace("SAME", ID));
+    if let Some(stat) = stat {
+        host.file("proc/4711/stat", format!("4711 (ferry) {stat}"));
+    }
+    host
+}
+
+#[test]
+fn what_a_killed_run_has_left_is_seen_in_a_report() {
+    let fields = |state: &str, threads: u32, start: u32| {
+        format!("{state}{} {threads} 0 {start} 9", " 7".repeat(16))
+    };
+    let nic = crate::host::saved::sbdf(NIC.0);
+    for (boot_id, stat, left) in [
+        ("SAME", Some(fields("S", 3, 123_456)), false),
+        ("SAME", Some(fields("Z", 1, 123_456)), true),
+        ("SAME", Some(fields("Z", 2, 123_456)), false),
+        ("SAME", Some(fields("S", 3, 123_457)), true),
+        ("SAME", None, true),
+        ("0f0f5e0c-1111-2222-3333-444455556666", None, false),
+    ] {
+        let host = with_record(boot_id, stat.as_deref());
+        let report = HostReport::of(&host.root(), &FakeLimits::generous(), true, |root| {
+            let _ = BoundRecords::of(root).and_then(|records| records.stale(root));
+        });
+        let text = report.to_string();
+        assert!(
+            !text.contains("former-mac") && !text.contains("52:54"),
+            "{text}"
+        );
+        let report = HostReport::parse(&text).unwrap();
+        for root in [host.root(), report.root()] {
+            let records = BoundRecords::of(&root).unwrap();
+            assert_eq!(
+                records.is_stale(&root, nic),
+                Some(left),
+                "{stat:?} in\n{text}"
+            );
+        }
+        assert_eq!(
+            Owner::of(&report.root(), 4711),
+            Owner::of(&host.root(), 4711)
+        );
+    }
 }
 
 #[test]
@@ -133,10 +190,54 @@ fn text_that_nobody_has_thought_of_is_in_no_report() {
     );
 }
 
+/// Where a program reads files by itself, or by a path that it has asked the root for.
+fn passes_the_root_by(program: &str) -> Option<&str> {
+    const READS: [&str; 11] = [
+        "exists",
+        "try_exists",
+        "canonicalize",
+        "read_link",
+        "read_dir",
+        "metadata",
+        "symlink_metadata",
+        "is_file",
+        "is_dir",
+        "is_symlink",
+        "open",
+    ];
+    // Of HostRoot these take a path, of Path none.
+    let by_path = READS
+        .iter()
+        .find_map(|read| program.find(&format!(".{read}()")));
+    let by_itself = ["fs::", "File::", "OpenOptions"]
+        .iter()
+        .find_map(|name| program.find(name));
+    let at = by_itself.or(by_path)?;
+    program.get(at..)?.lines().next()
+}
+
+#[test]
+fn program_that_reads_past_the_root_is_found() {
+    for program in [
+        "use std::fs::read;",
+        "File::open(path)",
+        "root.path(x).exists()",
+        "let path = self.path(x);\npath.read_dir()?",
+        "root\n    .path(x)\n    .read_link()",
+        "root.path(x).canonicalize()",
+    ] {
+        assert!(passes_the_root_by(program).is_some(), "{program}");
+    }
+    assert_eq!(
+        passes_the_root_by("root.exists(x) && self.path(y).display()"),
+        None
+    );
+}
+
 /// What a report is to hold can't be read past [`crate::host::HostRoot`].
 #[test]
 fn the_host_is_read_through_its_root_alone() {
-    // The limits and descriptors of this process, and what others have open.
+    // The limits and descriptors of this process, what others have open, and trees for tests.
     let others = [
         "root.rs",
         "limits.rs",
@@ -158,7 +259,8 @@ fn the_host_is_read_through_its_root_alone() {
             );
         } else if name.ends_with(".rs") && name != "tests.rs" && !others.contains(&name.as_str()) {
             let text = std::fs::read_to_string(&path).unwrap();
-            assert!(!text.contains("fs::"), "{}", path.display());
+            let at = passes_the_root_by(&text);
+            assert_eq!(at, None, "{}", path.display());
             read += 1;
         }
     }
@@ -242,7 +344,7 @@ impl Secrets {
             format!("root=UUID={uuid} ip={ip} key={owner} iommu=pt\n"),
         );
         host.file("proc/sys/kernel/random/boot_id", uuid);
-        host.file("proc/sys/kernel/osrelease", format!("6.12.9-{owner}"));
+        host.file("proc/sys/kernel/osrelease", format!("6.12.9-{owner}-amd64"));
         host
     }
 
@@ -265,7 +367,10 @@ impl Secrets {
         host.file(&format!("{nic}/irq"), "21\n");
         host.file(
             "sys/kernel/irq/21/actions",
-            format!("{interface}-TxRx-0,{bridge}"),
+            format!(
+                "{interface}-TxRx-0,{bridge},i40e-{owner}-rx, {owner}",
+                owner = self.owner
+            ),
         );
         let gateway = self.gateway();
         host.file(
@@ -384,5 +489,11 @@ fn uses_of_a_host_are_seen_in_its_report_by_other_names() {
         .root()
         .interrupt_line(crate::host::saved::sbdf(NIC.0))
         .unwrap();
-    assert_eq!(line.users, ["interface-1-TxRx-0", "interface-2"]);
+    let users = [
+        "interface-1-TxRx-0",
+        "interface-2",
+        "listener-1",
+        "listener-2",
+    ];
+    assert_eq!(line.users, users);
 }
