@@ -161,7 +161,7 @@ fn empty_romfs() -> Vec<u8> {
 }
 
 #[test]
-fn disk_that_a_process_has_open_is_bound_after_the_command() {
+fn disk_that_a_process_has_open_is_bound_after_its_end() {
     let disk = site::device("disk");
     let driver = disk.driver().unwrap();
     let _back = Rebound(disk.clone());
@@ -194,7 +194,7 @@ fn disk_that_a_process_has_open_is_bound_after_the_command() {
 }
 
 #[test]
-fn disk_mounted_in_another_namespace_is_bound_after_the_command() {
+fn disk_mounted_in_another_namespace_is_bound_after_that_is_gone() {
     let disk = site::device("disk");
     let driver = disk.driver().unwrap();
     let _back = Rebound(disk.clone());

@@ -1,9 +1,9 @@
 //! `ferry bind`: functions of the host go to vfio-pci.
 
-use super::{Exit, Failure, address, for_reader};
+use super::{Failure, address, for_reader};
 use devices::driver::{Binder, BoundRecords, DriverError, Owner, RouteNetlink, VFIO_PCI};
 use devices::host::{
-    BindRefusal, BindRequest, HostFunction, HostRoot, PciNames, Problem, bindable,
+    BindRefusal, BindRequest, HostFunction, HostRoot, PciNames, Problem, bindable, shell_word,
 };
 use devices::pci::HostSbdf;
 use std::env;
@@ -69,15 +69,15 @@ impl Work {
     pub(super) fn begin(command: &str) -> Result<Self, Failure> {
         let user = rustix::process::geteuid();
         if !user.is_root() {
-            return Err(host_problem(Problem::new(
+            return Err(Failure::host(Problem::new(
                 format!("ferry {command} needs root"),
                 format!("it writes to sysfs, which user {} may not", user.as_raw()),
                 format!("sudo ferry {}", typed()),
             )));
         }
         let root = HostRoot::system();
-        let records = BoundRecords::of(&root).map_err(|error| host_problem(error.problem()))?;
-        let lock = take_turn(&records).map_err(|error| host_problem(error.problem()))?;
+        let records = BoundRecords::of(&root).map_err(|error| Failure::host(error.problem()))?;
+        let lock = take_turn(&records).map_err(|error| Failure::host(error.problem()))?;
         Ok(Self {
             root,
             records,
@@ -92,14 +92,14 @@ impl Work {
         owner: Option<Owner>,
     ) -> Result<Vec<HostFunction>, Failure> {
         let functions = bindable(&self.root, request).map_err(|refusals| {
-            host_problems(refusals.iter().map(BindRefusal::problem).collect())
+            Failure::of_host(refusals.iter().map(BindRefusal::problem).collect())
         })?;
         if !functions.iter().all(HostFunction::on_vfio) {
-            load_vfio_pci(&self.root).map_err(host_problem)?;
+            load_vfio_pci(&self.root).map_err(Failure::host)?;
         }
         self.binder()
             .bind(&functions, owner)
-            .map_err(|failure| host_problems(failure.problems()))?;
+            .map_err(|failure| Failure::of_host(failure.problems()))?;
         Ok(functions)
     }
 
@@ -127,28 +127,10 @@ fn take_turn(records: &BoundRecords) -> Result<File, DriverError> {
     locked
 }
 
-pub(super) fn host_problem(problem: Problem) -> Failure {
-    host_problems(vec![problem])
-}
-
-pub(super) fn host_problems(problems: Vec<Problem>) -> Failure {
-    Failure {
-        exit: Exit::HostSetUp,
-        problems,
-    }
-}
-
 /// What the user typed behind `ferry`, to be pasted into a shell.
 fn typed() -> String {
     let words = env::args_os().skip(1);
-    let quoted = words.map(|word| {
-        let word = word.to_string_lossy().into_owned();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,:/@%+".contains(c);
-        match !word.is_empty() && word.chars().all(plain) {
-            true => word,
-            false => format!("'{}'", word.replace('\'', "'\\''")),
-        }
-    });
+    let quoted = words.map(|word| shell_word(&word.to_string_lossy()));
     quoted.collect::<Vec<_>>().join(" ")
 }
 

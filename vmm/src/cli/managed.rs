@@ -1,7 +1,7 @@
 //! `--device …,managed=on`, and `vf=auto`: devices that are bound to vfio-pci for one run.
 
 use super::Failure;
-use super::bind::{Work, host_problem, host_problems};
+use super::bind::Work;
 use super::device::Requested;
 use super::unbind;
 use devices::driver::{Binder, LinkSetting, Owner, free_virtual_function, has_own_address};
@@ -39,7 +39,7 @@ impl Loans {
                 let physical = one.device.host;
                 let records = begun.binder().records;
                 let free = free_virtual_function(&begun.root, records, physical, &chosen);
-                let free = free.map_err(|error| host_problem(error.problem()))?;
+                let free = free.map_err(|error| Failure::host(error.problem()))?;
                 log::info!("{free} is the virtual function of {physical} for this run");
                 chosen.push(free);
                 one.device.host = free;
@@ -94,7 +94,7 @@ impl Managed {
         };
         let pid = std::process::id();
         let owner = Owner::of(&work.root, pid).ok_or_else(|| {
-            host_problem(Problem::new(
+            Failure::host(Problem::new(
                 "devices can't be bound for this run",
                 format!(
                     "/proc/{pid}/stat can't be read, so nobody could tell later whose they are"
@@ -125,7 +125,7 @@ impl Managed {
         // One that somebody else has is not set up.
         for (loan, own_address) in loans.filter(|(loan, _)| bound.devices.contains(&loan.sbdf)) {
             if let Err(error) = binder.set_up(loan.sbdf, &loan.settings, own_address) {
-                let failure = host_problem(error.problem());
+                let failure = Failure::host(error.problem());
                 // Giving them back takes the lock again.
                 drop(work);
                 return Err(failure);
@@ -183,6 +183,6 @@ impl Drop for Managed {
             "not all of {} went back to their drivers",
             addresses.join(", ")
         );
-        host_problems(problems).report();
+        Failure::of_host(problems).report();
     }
 }

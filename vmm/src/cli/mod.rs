@@ -85,9 +85,14 @@ impl Failure {
     }
 
     fn host(problem: Problem) -> Self {
+        Self::of_host(vec![problem])
+    }
+
+    /// Several of these.
+    fn of_host(problems: Vec<Problem>) -> Self {
         Self {
             exit: Exit::HostSetUp,
-            problems: vec![problem],
+            problems,
         }
     }
 

@@ -85,10 +85,7 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
     let managed = loans.addresses();
     // What can be known to be wrong is told before a device leaves its driver.
     check_host(&spec, &managed)?;
-    let set_up = |error: MachineError| Failure {
-        exit: Exit::HostSetUp,
-        problems: vec![error.problem()],
-    };
+    let set_up = |error: MachineError| Failure::host(error.problem());
     let mut signals = None;
     if !managed.is_empty() {
         loans.take_turn()?;
@@ -144,10 +141,7 @@ fn check_host(spec: &MachineSpec, to_bind: &[HostSbdf]) -> Result<(), Failure> {
     if problems.is_empty() {
         return Ok(());
     }
-    Err(Failure {
-        exit: Exit::HostSetUp,
-        problems,
-    })
+    Err(Failure::of_host(problems))
 }
 
 fn exit_code(outcome: &Outcome) -> ExitCode {

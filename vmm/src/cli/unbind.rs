@@ -140,7 +140,7 @@ fn unbindable(binder: &Binder<'_>, devices: &[HostSbdf]) -> Result<Vec<HostFunct
 fn stale(binder: &Binder<'_>, problems: &mut Vec<Problem>) -> Result<Vec<HostFunction>, Failure> {
     let left = binder.records.stale(binder.root);
     let mut functions = Vec::new();
-    for sbdf in left.map_err(|error| bind::host_problem(error.problem()))? {
+    for sbdf in left.map_err(|error| Failure::host(error.problem()))? {
         match idle(binder, sbdf) {
             Ok(function) => functions.extend(function),
             Err(problem) => problems.push(problem),
@@ -169,7 +169,7 @@ fn done(problems: Vec<Problem>) -> Result<(), Failure> {
     if problems.is_empty() {
         return Ok(());
     }
-    Err(bind::host_problems(problems))
+    Err(Failure::of_host(problems))
 }
 
 fn not_bound(function: &HostFunction) -> Problem {

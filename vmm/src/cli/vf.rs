@@ -1,6 +1,6 @@
 //! `ferry vf`: SR-IOV virtual functions, made, set up and removed.
 
-use super::bind::{Work, host_problem, say};
+use super::bind::{Work, say};
 use super::devices::{Entry, table};
 use super::{Failure, address, for_reader, link};
 use devices::driver::{
@@ -72,7 +72,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let text = match &arguments.command {
         Command::List(list) => {
             let device = address(&list.device).map_err(Failure::usage)?;
-            physical(&root, device).map_err(|error| host_problem(error.problem()))?;
+            physical(&root, device).map_err(|error| Failure::host(error.problem()))?;
             let functions = root.virtual_functions_of(device);
             listed(&root, device, &functions.map_err(unreadable)?, list.json)?
         }
@@ -86,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 None => vec![device],
             };
             set_up(&root, &functions, &settings).map_err(|error| set.refused(&error))?;
-            settle(&work, &functions, &settings).map_err(|error| host_problem(error.problem()))?;
+            settle(&work, &functions, &settings).map_err(|error| Failure::host(error.problem()))?;
             listed(&root, device, &functions, false)?
         }
     };
@@ -112,7 +112,7 @@ impl Set {
         if self.count.is_some() {
             problem.why += "; the virtual functions are there, and none has the settings";
         }
-        host_problem(problem)
+        Failure::host(problem)
     }
 
     fn makes_sense(&self, settings: &[LinkSetting]) -> Result<(), Problem> {
@@ -152,11 +152,11 @@ fn make(
     settings: &[LinkSetting],
 ) -> Result<Vec<HostSbdf>, Failure> {
     let root = &work.root;
-    let failed = |error: VirtualFunctionsError| host_problem(error.problem());
+    let failed = |error: VirtualFunctionsError| Failure::host(error.problem());
     let before = root.virtual_functions_of(device).unwrap_or_default();
     let (_, has) = physical(root, device).map_err(failed)?;
     if !settings.is_empty() && has.enabled == count.0 {
-        return Err(host_problem(Problem::new(
+        return Err(Failure::host(Problem::new(
             format!("{device} has {} virtual functions already", count.0),
             "settings beside a count are for new ones, and these may be somebody's",
             format!(
@@ -167,7 +167,7 @@ fn make(
     let made = set_virtual_functions(root, root, device, count);
     let forgotten = work.binder().forget_gone(&before);
     let made = made.map_err(failed)?;
-    forgotten.map_err(|error| host_problem(error.problem()))?;
+    forgotten.map_err(|error| Failure::host(error.problem()))?;
     Ok(made)
 }
 
@@ -208,7 +208,7 @@ fn settle(
 }
 
 fn unreadable(error: HostError) -> Failure {
-    host_problem(error.problem())
+    Failure::host(error.problem())
 }
 
 /// A virtual function as `--json` prints it.
