@@ -1,5 +1,6 @@
 //! The command line: the only place that parses text and renders errors.
 
+mod api;
 mod bind;
 mod check;
 mod descriptor;

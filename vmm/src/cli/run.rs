@@ -3,13 +3,14 @@
 use super::device::Requested;
 use super::managed::{Loans, Managed};
 use super::suggest::nearest;
-use super::{Exit, Failure, descriptor, device, shown, size};
+use super::{Exit, Failure, api, descriptor, device, shown, size};
 use clap::ValueEnum;
 use devices::host::{
     BindingObstacle, CurrentProcess, HostRoot, Obstacle, Problem, RunRequirements, obstacles,
 };
 use devices::pci::HostSbdf;
 use devices::vfio::PassedDescriptors;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -73,6 +74,12 @@ pub(super) struct Arguments {
     /// End, with exit code 12 (6 after a triple fault), instead of booting the guest again
     #[arg(long)]
     no_reboot: bool,
+    /// Listen at PATH for ferry info, pause and so on --socket PATH, and for programs (docs/api.md)
+    #[arg(long, value_name = "PATH")]
+    api_socket: Option<PathBuf>,
+    /// The same in the runtime directory, for ferry info NAME and so on
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
 }
 
 /// Builds the machine, runs it, and turns its end into an exit code.
@@ -85,6 +92,7 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
     let managed = loans.addresses();
     // What is wrong with all else is told before a device leaves its driver.
     check_host(&spec, &managed)?;
+    let api = api::serve(arguments.api_socket.as_deref(), arguments.name.as_deref())?;
     // Given back when this is dropped, after the machine, which has them open, is gone.
     let bound = Managed::bind(loans)?;
     if !managed.is_empty() {
@@ -102,9 +110,14 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
         problems: vec![error.problem()],
     };
     let machine = Machine::build(spec, stopwatch).map_err(set_up)?;
-    let outcome = run_machine(machine).map_err(set_up)?;
+    let outcome = run_machine(machine, api.clone()).map_err(set_up)?;
     drop(bound);
-    Ok(exit_code(&outcome))
+    tell(&outcome);
+    let code = exit_code(&outcome);
+    if let Some(api) = api {
+        api.end(&json!({ "exit_code": code }));
+    }
+    Ok(code.into())
 }
 
 /// Looks at the host before anything is opened. Those of the devices that are `to_bind` may still have drivers.
@@ -137,29 +150,28 @@ fn check_host(spec: &MachineSpec, to_bind: &[HostSbdf]) -> Result<(), Failure> {
     })
 }
 
-fn exit_code(outcome: &Outcome) -> ExitCode {
+fn exit_code(outcome: &Outcome) -> u8 {
     match outcome {
-        Outcome::PoweredOff => ExitCode::SUCCESS,
+        Outcome::PoweredOff => 0,
         // As QEMU's isa-debug-exit: the status is a byte, its top bit is lost.
-        Outcome::GuestStatus(value) => ExitCode::from(value.wrapping_shl(1) | 1),
-        Outcome::Reset => Exit::GuestReset.into(),
-        Outcome::Stopped => Exit::Stopped.into(),
-        Outcome::Crashed(detail) => {
-            eprintln!("ferry: the guest crashed: {detail}");
-            Exit::GuestCrash.into()
-        }
-        Outcome::DeviceFailed(problem) => {
+        Outcome::GuestStatus(value) => value.wrapping_shl(1) | 1,
+        Outcome::Reset => Exit::GuestReset as u8,
+        Outcome::Stopped => Exit::Stopped as u8,
+        Outcome::Crashed(_) => Exit::GuestCrash as u8,
+        Outcome::DeviceFailed(_) => Exit::DeviceFailure as u8,
+        Outcome::MemoryFailed(_) | Outcome::HostFailed(_) => Exit::HostFailure as u8,
+    }
+}
+
+/// Says why the guest did not end by itself.
+fn tell(outcome: &Outcome) {
+    match outcome {
+        Outcome::PoweredOff | Outcome::GuestStatus(_) | Outcome::Reset | Outcome::Stopped => {}
+        Outcome::Crashed(detail) => eprintln!("ferry: the guest crashed: {detail}"),
+        Outcome::DeviceFailed(problem) | Outcome::MemoryFailed(problem) => {
             eprintln!("ferry: {problem}");
-            Exit::DeviceFailure.into()
         }
-        Outcome::MemoryFailed(problem) => {
-            eprintln!("ferry: {problem}");
-            Exit::HostFailure.into()
-        }
-        Outcome::HostFailed(detail) => {
-            eprintln!("ferry: the guest was stopped: {detail}");
-            Exit::HostFailure.into()
-        }
+        Outcome::HostFailed(detail) => eprintln!("ferry: the guest was stopped: {detail}"),
     }
 }
 

@@ -130,6 +130,18 @@ impl Vcpu {
         write().map_err(|source| VcpuSetupError { index, source })
     }
 
+    /// Tells the guest's watchdog that time has passed in which the vCPU did not run.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn tell_paused(&self) -> Result<(), KvmError> {
+        match self.fd.kvmclock_ctrl() {
+            // A guest that does not use the paravirtual clock has no place to be told at.
+            Err(error) if error.errno() == libc::EINVAL => Ok(()),
+            told => told.map_err(failed("KVM_KVMCLOCK_CTRL")),
+        }
+    }
+
     fn set_mp_state(&self, mp_state: u32) -> Result<(), KvmError> {
         self.fd
             .set_mp_state(kvm_mp_state { mp_state })

@@ -1,12 +1,16 @@
 //! The control thread: waits for what ends, resets or interrupts a guest, and for the user.
 
+mod commands;
+
 use super::builder::{Machine, chain};
 use super::console::ConsoleInput;
 use super::mailbox::StopCause;
+use super::pause::Paused;
 use super::removal::{ErrorResponse, Removals, respond};
+use super::signals::{drain, signal_pipe};
 use super::vcpu_loop::VcpuThread;
 use super::{MachineError, Outcome, platform, process, report};
-use crate::kvm::Vcpu;
+use crate::api::Server;
 use crate::spec::DeviceSpec;
 use crate::stats::{Departure, RemovedReport};
 use devices::machine::MachineEvent;
@@ -14,9 +18,10 @@ use devices::pci::GuestBdf;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
@@ -34,6 +39,8 @@ enum Source {
     Ejected,
     /// The guest's time to eject a slot is over.
     Overdue,
+    /// A client of the API wants something.
+    Api,
     /// A device's error interrupt.
     DeviceError(GuestBdf),
     /// The host wants a device back.
@@ -53,6 +60,7 @@ impl Source {
             Self::StatsSignal => 4,
             Self::Ejected => 5,
             Self::Overdue => 6,
+            Self::Api => 7,
             Self::DeviceError(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()),
             Self::DeviceRequest(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()) + 1,
         }
@@ -67,6 +75,7 @@ impl Source {
             Self::StatsSignal,
             Self::Ejected,
             Self::Overdue,
+            Self::Api,
         ];
         let Some(of_device) = tag.checked_sub(FIRST_DEVICE_TAG) else {
             return fixed.into_iter().find(|source| source.tag() == tag);
@@ -80,14 +89,14 @@ impl Source {
     }
 }
 
-/// Runs the guest until it ends.
+/// Runs the guest until it ends, and carries out what the clients of `api` ask for.
 ///
 /// # Errors
 /// [`MachineError`] when the host can't start the machine.
-pub fn run(machine: Machine) -> Result<Outcome, MachineError> {
+pub fn run(machine: Machine, api: Option<Arc<Server>>) -> Result<Outcome, MachineError> {
     let mut manager = EventManager::new()
         .map_err(|error| process("epoll")(io::Error::other(error.to_string())))?;
-    let id = manager.add_subscriber(Control::new(machine)?);
+    let id = manager.add_subscriber(Control::new(machine, api)?);
     let mut failed = None;
     while failed.is_none() {
         failed = manager.run().err();
@@ -128,11 +137,14 @@ struct Control {
     removals: Removals,
     /// Runs until the next deadline of `removals`.
     timer: TimerFd,
+    api: Option<Arc<Server>>,
+    /// Since when no vCPU runs, if that is what the user wants.
+    paused: Option<Paused>,
     ended: Option<Outcome>,
 }
 
 impl Control {
-    fn new(mut machine: Machine) -> Result<Self, MachineError> {
+    fn new(mut machine: Machine, api: Option<Arc<Server>>) -> Result<Self, MachineError> {
         let stop_signal = signal_pipe(&[SIGTERM, SIGINT, SIGHUP])?;
         let stats_signal = signal_pipe(&[SIGUSR1])?;
         let triggers = device_triggers(&machine)?;
@@ -149,28 +161,31 @@ impl Control {
             triggers,
             removals: Removals::default(),
             timer,
+            api,
+            paused: None,
             ended: None,
         })
     }
 
-    /// Takes every vCPU out of the guest. `None` when a vCPU thread panicked.
-    fn stop_vcpus(&mut self) -> Option<Vec<Vcpu>> {
+    /// Takes every vCPU out of the guest, if it is not out. `false` when a vCPU thread panicked.
+    fn stop_vcpus(&mut self) -> bool {
         self.machine.context.mailbox.hold();
         self.machine.pci.dma().hold();
         for thread in &self.threads {
             thread.kick();
         }
         let joined: Vec<_> = self.threads.drain(..).map(VcpuThread::join).collect();
-        joined.into_iter().collect()
+        let all = joined.iter().all(Option::is_some);
+        self.machine.vcpus.extend(joined.into_iter().flatten());
+        all
     }
 
     fn stopped(&mut self, cause: StopCause, ops: &mut EventOps<'_>) {
-        let Some(vcpus) = self.stop_vcpus() else {
+        if !self.stop_vcpus() {
             let failed = Outcome::HostFailed("a vCPU thread panicked".to_owned());
             self.ended = Some(failed);
             return;
-        };
-        self.machine.vcpus = vcpus;
+        }
         let no_reboot = self.machine.spec.no_reboot;
         let outcome = match cause {
             StopCause::Device(MachineEvent::PowerOff) => Outcome::PoweredOff,
@@ -199,6 +214,7 @@ impl Control {
 
     fn boot_again(&mut self, why: &str, ops: &mut EventOps<'_>) {
         log::info!("booting the guest again: {why}");
+        self.paused = None;
         // A guest that boots uses nothing yet: the best time for what is to leave anyway.
         self.take_ejected(ops);
         for slot in self.removals.all() {
@@ -236,9 +252,7 @@ impl Control {
         }
         match respond(&spec) {
             ErrorResponse::Stop(problem) => {
-                if let Some(vcpus) = self.stop_vcpus() {
-                    self.machine.vcpus = vcpus;
-                }
+                self.stop_vcpus();
                 self.ended = Some(Outcome::DeviceFailed(problem));
             }
             ErrorResponse::TakeAway => {
@@ -386,6 +400,7 @@ impl Control {
             }
             Source::Ejected => self.take_ejected(ops),
             Source::Overdue => self.overdue(ops),
+            Source::Api => self.serve_api(ops),
             Source::DeviceError(guest) => self.device_failed(guest, ops),
             Source::DeviceRequest(guest) => self.device_wanted(guest, ops),
         }
@@ -423,6 +438,9 @@ impl MutEventSubscriber for Control {
             sources.push((rustix::stdio::stdin().as_raw_fd(), Source::Input));
             sources.push((console.drained.as_raw_fd(), Source::Drained));
         }
+        if let Some(api) = &self.api {
+            sources.push((api.notified().as_raw_fd(), Source::Api));
+        }
         for (guest, Triggers { error, request }) in &self.triggers {
             sources.push((error.as_raw_fd(), Source::DeviceError(*guest)));
             sources.push((request.as_raw_fd(), Source::DeviceRequest(*guest)));
@@ -446,23 +464,6 @@ impl MutEventSubscriber for Control {
             self.handle(source, ops, events);
         }
     }
-}
-
-fn signal_pipe(signals: &[i32]) -> Result<UnixStream, MachineError> {
-    let pair = || -> io::Result<UnixStream> {
-        let (reader, writer) = UnixStream::pair()?;
-        reader.set_nonblocking(true)?;
-        for signal in signals {
-            signal_hook::low_level::pipe::register(*signal, writer.try_clone()?)?;
-        }
-        Ok(reader)
-    };
-    pair().map_err(process("catching signals"))
-}
-
-fn drain(pipe: &mut UnixStream) {
-    let mut bytes = [0; 64];
-    while pipe.read(&mut bytes).is_ok_and(|read| read == bytes.len()) {}
 }
 
 fn device_triggers(machine: &Machine) -> Result<BTreeMap<GuestBdf, Triggers>, MachineError> {

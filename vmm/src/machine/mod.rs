@@ -13,12 +13,14 @@ mod host_memory;
 mod hotplug;
 mod kernel;
 mod mailbox;
+mod pause;
 mod pci_host;
 mod platform;
 mod preparation;
 mod problem;
 mod removal;
 mod report;
+mod signals;
 mod vcpu_loop;
 
 pub use bars::NoRoom;
