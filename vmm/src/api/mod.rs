@@ -20,6 +20,8 @@ mod socket;
 mod view;
 
 #[cfg(test)]
+mod description;
+#[cfg(test)]
 mod tests;
 
 pub use answer::{Answer, Done, Refusal, RefusalKind, problems};
