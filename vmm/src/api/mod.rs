@@ -9,6 +9,7 @@
 //! and for answers as long as their client does. The control thread waits for none of them.
 
 mod answer;
+mod client;
 mod command;
 mod connection;
 mod connections;
@@ -25,6 +26,7 @@ mod description;
 mod tests;
 
 pub use answer::{Answer, Done, Refusal, RefusalKind, problems};
+pub use client::{Asked, ClientError, ask};
 pub use command::{Call, Command, NewDevice, RemovalRequest, Reply};
 pub use message::{BODY_LIMIT, HEAD_LIMIT, Head, Malformed};
 pub use route::ROOT;
