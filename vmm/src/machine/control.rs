@@ -139,7 +139,7 @@ struct Control {
     timer: TimerFd,
     api: Option<Arc<Server>>,
     /// Since when no vCPU runs, if that is what the user wants.
-    paused: Option<Paused>,
+    paused: Option<Option<Paused>>,
     ended: Option<Outcome>,
 }
 
