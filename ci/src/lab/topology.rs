@@ -12,7 +12,7 @@ pub struct Topology {
     pub name: &'static str,
     /// One line for the help text.
     pub about: &'static str,
-    /// Properties of the emulated IOMMU.
+    /// The emulated IOMMU and its properties.
     pub iommu: &'static str,
     /// Kernel parameters of L1.
     pub kernel: &'static str,
@@ -59,6 +59,7 @@ pub enum Part {
 
 use Part::{Device, Disk, Memory, Nic, RootPort};
 
+const INTEL_IOMMU: &str = "intel-iommu,intremap=on,aw-bits=48";
 const IOMMU_ON: &str = "intel_iommu=on iommu=pt";
 
 const NIC_PARTS: &[Part] = &[
@@ -205,12 +206,46 @@ const ZOO_INVENTORY: &[&str] = &[
     "00:0d.0  e1000 NIC, 00:0e.0 rtl8139 NIC: INTx only",
 ];
 
+/// As many a desktop has it: a graphics card with an audio function, and a switch whose ports have no Access Control
+/// Services, so that a disk and a network card below it are in one group. The card is not below the switch: with a VGA's
+/// 32-bit BARs there the firmware finds no room for all that it keeps free below a switch.
+const DESKTOP_PARTS: &[Part] = &[
+    RootPort {
+        id: "rp1",
+        slot: 0x10,
+    },
+    RootPort {
+        id: "rp2",
+        slot: 0x11,
+    },
+    Device("VGA,bus=rp1,addr=0x0.0,multifunction=on"),
+    Device("ich9-intel-hda,bus=rp1,addr=0x0.1"),
+    Device("x3130-upstream,id=switch,bus=rp2"),
+    Device("xio3130-downstream,id=port0,bus=switch,chassis=1,slot=1,addr=0x0.0,multifunction=on"),
+    Device("xio3130-downstream,id=port1,bus=switch,chassis=2,slot=2,addr=0x0.1,multifunction=on"),
+    Disk {
+        device: "nvme,bus=port0,serial=ferry",
+        mebibytes: 64,
+    },
+    Nic {
+        device: "e1000e,bus=port1,mac=52:54:00:00:05:00",
+        hub: 1,
+    },
+    Device("qemu-xhci,id=usb,addr=0x02"),
+];
+
+const DESKTOP_INVENTORY: &[&str] = &[
+    "01:00.0  VGA, the screen of the firmware, 01:00.1 its audio function: one group",
+    "04:00.0  NVMe disk, 05:00.0 e1000e NIC: one group, below a switch without ACS",
+    "00:02.0  xHCI",
+];
+
 /// All topologies; the first is the default.
 pub const TOPOLOGIES: &[Topology] = &[
     Topology {
         name: "nic",
         about: "two igb NICs on one wire, an NVMe disk, a PCI bridge with two old NICs, edu; IOMMU on",
-        iommu: "intremap=on,aw-bits=48",
+        iommu: INTEL_IOMMU,
         kernel: IOMMU_ON,
         parts: NIC_PARTS,
         inventory: NIC_INVENTORY,
@@ -218,7 +253,7 @@ pub const TOPOLOGIES: &[Topology] = &[
     Topology {
         name: "noiommu",
         about: "as nic, with the IOMMU turned off in the kernel: passthrough must be refused",
-        iommu: "intremap=on,aw-bits=48",
+        iommu: INTEL_IOMMU,
         kernel: "intel_iommu=off",
         parts: NIC_PARTS,
         inventory: NIC_INVENTORY,
@@ -226,7 +261,7 @@ pub const TOPOLOGIES: &[Topology] = &[
     Topology {
         name: "nointremap",
         about: "as nic, with an IOMMU that cannot remap interrupts: passthrough is unsafe",
-        iommu: "intremap=off,aw-bits=48",
+        iommu: "intel-iommu,intremap=off,aw-bits=48",
         kernel: IOMMU_ON,
         parts: NIC_PARTS,
         inventory: NIC_INVENTORY,
@@ -234,10 +269,26 @@ pub const TOPOLOGIES: &[Topology] = &[
     Topology {
         name: "zoo",
         about: "one of everything: igb with VFs, NVMe, VGA, xHCI, ivshmem of 16 GiB, edu, e1000e pair, e1000, rtl8139",
-        iommu: "intremap=on,aw-bits=48",
+        iommu: INTEL_IOMMU,
         kernel: IOMMU_ON,
         parts: ZOO_PARTS,
         inventory: ZOO_INVENTORY,
+    },
+    Topology {
+        name: "desktop",
+        about: "a graphics card and its audio function in one group, a disk and a NIC below a switch without ACS in another",
+        iommu: INTEL_IOMMU,
+        kernel: IOMMU_ON,
+        parts: DESKTOP_PARTS,
+        inventory: DESKTOP_INVENTORY,
+    },
+    Topology {
+        name: "amd",
+        about: "as nic, with the IOMMU of AMD",
+        iommu: "amd-iommu,intremap=on",
+        kernel: "iommu=pt",
+        parts: NIC_PARTS,
+        inventory: NIC_INVENTORY,
     },
 ];
 
@@ -258,7 +309,7 @@ pub fn topology(name: &str) -> Result<&'static Topology> {
 impl Topology {
     /// QEMU arguments for the devices. `disk_file` gives the file for the n-th disk.
     pub(super) fn qemu_args(&self, mut disk_file: impl FnMut(usize) -> String) -> Vec<String> {
-        let mut args = vec!["-device".to_owned(), format!("intel-iommu,{}", self.iommu)];
+        let mut args = vec!["-device".to_owned(), self.iommu.to_owned()];
         for (index, part) in self.parts.iter().enumerate() {
             match part {
                 RootPort { id, slot } => {
@@ -316,7 +367,7 @@ mod tests {
     const SMALL: Topology = Topology {
         name: "small",
         about: "",
-        iommu: "intremap=off",
+        iommu: "intel-iommu,intremap=off",
         kernel: "",
         parts: &[
             RootPort {

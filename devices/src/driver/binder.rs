@@ -1,10 +1,10 @@
 //! Binding to vfio-pci and back.
 
 use super::{
-    Attributes, BoundRecord, BoundRecords, DriverError, LinkSetting, Owner, VirtualLinks, link_of,
-    set_link,
+    Attributes, BoundRecord, BoundRecords, DriverError, LinkSetting, MacAddress, Owner,
+    VirtualLinks, link_of, set_link,
 };
-use crate::host::{HostFunction, HostRoot, Problem, is_vfio};
+use crate::host::{HostError, HostFunction, HostRoot, Problem, is_vfio};
 use crate::pci::HostSbdf;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -80,32 +80,98 @@ impl Binder<'_> {
         let Some(earlier) = record.owner else {
             return Ok(());
         };
-        if owner.is_none() || !earlier.runs(self.root) {
+        if owner.is_none() || earlier.has_ended(self.root) == Some(true) {
             self.records.write(sbdf, &BoundRecord { owner, ..record })?;
+            // What a run had set up is not what its user wants for good.
+            if owner.is_none() {
+                self.set_up(sbdf, &[], false)?;
+            }
         }
         Ok(())
     }
 
-    /// Gives a virtual function that was bound settings, which it loses again when it is given back.
+    /// Gives a virtual function that was bound settings, which it loses again when it is given back; those that a run which
+    /// was killed has left it lose it now. `own_address`: before it was bound its driver had chosen the address.
     ///
     /// # Errors
     /// The setting that it can't have; then it has none of them.
-    pub fn set_up(&self, sbdf: HostSbdf, settings: &[LinkSetting]) -> Result<(), DriverError> {
-        if settings.is_empty() {
+    pub fn set_up(
+        &self,
+        sbdf: HostSbdf,
+        settings: &[LinkSetting],
+        own_address: bool,
+    ) -> Result<(), DriverError> {
+        let Some(mut record) = self.records.read(sbdf)? else {
+            return Ok(set_link(self.root, self.links, sbdf, settings).map(drop)?);
+        };
+        if settings.is_empty() && record.former_link.is_empty() {
             return Ok(());
         }
-        if let Some(mut record) = self.records.read(sbdf)? {
-            let link = link_of(self.root, self.links, sbdf)?.unwrap_or_default();
+        let same_kind = |one: &LinkSetting, other: &LinkSetting| one.option() == other.option();
+        let (kept, left): (Vec<_>, Vec<_>) = record
+            .former_link
+            .drain(..)
+            .partition(|noted| settings.iter().any(|setting| same_kind(noted, setting)));
+        self.restore_link(sbdf, &left);
+        let before = BoundRecord {
+            former_link: kept,
+            ..record
+        };
+        let mut after = before.clone();
+        if !settings.is_empty()
+            && let Some(link) = link_of(self.root, self.links, sbdf)?
+        {
             for setting in settings {
-                let same = |noted: &LinkSetting| noted.option() == setting.option();
                 // What a run that was killed has noted is what was before.
-                if !record.former_link.iter().any(same) {
-                    record.former_link.push(link.setting_like(*setting));
+                if !after
+                    .former_link
+                    .iter()
+                    .any(|noted| same_kind(noted, setting))
+                {
+                    after.former_link.push(match setting {
+                        LinkSetting::Mac(_) if own_address => {
+                            LinkSetting::Mac(MacAddress::default())
+                        }
+                        _ => link.setting_like(*setting),
+                    });
                 }
             }
-            self.records.write(sbdf, &record)?;
         }
-        Ok(set_link(self.root, self.links, sbdf, settings).map(drop)?)
+        self.records.write(sbdf, &after)?;
+        if let Err(error) = set_link(self.root, self.links, sbdf, settings) {
+            self.records.write(sbdf, &before)?;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Notes that settings of a function are its user's: they stay when it is given back.
+    ///
+    /// # Errors
+    /// When its record can't be read or written.
+    pub fn settle(&self, sbdf: HostSbdf, settings: &[LinkSetting]) -> Result<(), DriverError> {
+        let Some(mut record) = self.records.read(sbdf)? else {
+            return Ok(());
+        };
+        let of_user =
+            |noted: &LinkSetting| settings.iter().any(|one| one.option() == noted.option());
+        record.former_link.retain(|noted| !of_user(noted));
+        self.records.write(sbdf, &record)
+    }
+
+    /// What can't be is no reason to keep a function from its driver.
+    fn restore_link(&self, sbdf: HostSbdf, former: &[LinkSetting]) {
+        for setting in former {
+            let end = Instant::now() + self.patience;
+            while let Err(error) = set_link(self.root, self.links, sbdf, &[*setting]) {
+                // Its driver may be busy with the reset that follows a guest.
+                if !error.may_pass() || Instant::now() >= end {
+                    log::warn!("{}, which it had before", error.problem().what);
+                    break;
+                }
+                thread::sleep(GLANCE);
+            }
+        }
     }
 
     /// Binds one, and notes it in `begun` before anything changes.
@@ -170,13 +236,35 @@ impl Binder<'_> {
         self.driver(sbdf)
     }
 
-    fn restore(&self, sbdf: HostSbdf, record: &BoundRecord) -> Result<(), DriverError> {
-        // Before its driver comes, which asks for them once.
-        for setting in &record.former_link {
-            // One that it can't have any more is no reason to keep it from its driver.
-            if let Err(error) = set_link(self.root, self.links, sbdf, &[*setting]) {
-                log::warn!("{}, which it had before", error.problem().what);
+    /// Removes the records of functions that are gone, or were and have come again as if nothing had been: virtual ones
+    /// come and go.
+    ///
+    /// # Errors
+    /// When a record stays, or a function can't be read.
+    pub fn forget_gone(&self, functions: &[HostSbdf]) -> Result<(), DriverError> {
+        for sbdf in functions {
+            let kept = match self.root.function(*sbdf) {
+                Ok(function) => {
+                    let reserved = self.driver_override(*sbdf)?;
+                    function.on_vfio() || reserved.as_deref() == Some(VFIO_PCI)
+                }
+                Err(HostError::NoSuchFunction { .. }) => false,
+                Err(error) => return Err(error.into()),
+            };
+            if !kept {
+                self.records.remove(*sbdf)?;
             }
+        }
+        Ok(())
+    }
+
+    fn restore(&self, sbdf: HostSbdf, record: &BoundRecord) -> Result<(), DriverError> {
+        // Before its driver comes, which asks for them once. A virtual function that was made anew has others.
+        let reserved = self.driver_override(sbdf)?;
+        if reserved.as_deref() == Some(VFIO_PCI)
+            || self.driver(sbdf)?.as_deref().is_some_and(is_vfio)
+        {
+            self.restore_link(sbdf, &record.former_link);
         }
         self.prefer(sbdf, record.former_override.as_deref())?;
         let driver = self.driver(sbdf)?;
@@ -290,6 +378,7 @@ impl BindFailure {
 mod tests {
     use super::super::kernel::Kernel;
     use super::*;
+    use crate::driver::Vlan;
     use crate::host::saved::{GPU, GPU_AUDIO, NIC, sbdf};
 
     const GPU_OVERRIDE: &str = "devices/0000:01:00.0/driver_override";
@@ -452,17 +541,26 @@ mod tests {
         kernel.writes();
         let set_up = |settings: &[LinkSetting]| {
             kernel
-                .with_binder(|binder| binder.set_up(sbdf(GPU_AUDIO.0), settings))
+                .with_binder(|binder| binder.set_up(sbdf(GPU_AUDIO.0), settings, true))
                 .unwrap();
         };
-        set_up(&[LinkSetting::SpoofCheck(false)]);
-        // As a run that adopts it after a killed one does: what was before is known already.
-        set_up(&[LinkSetting::SpoofCheck(false), LinkSetting::Trust(true)]);
+        let vlan = LinkSetting::Vlan(Vlan { id: 5, priority: 0 });
+        let mac = LinkSetting::Mac(MacAddress([0x52, 0x54, 0, 0, 0, 1]));
+        set_up(&[mac, LinkSetting::SpoofCheck(false), vlan]);
         kernel.writes();
+        // As a run that adopts it after a killed one does: what was before is known already, and what it doesn't want goes.
+        set_up(&[
+            mac,
+            LinkSetting::SpoofCheck(false),
+            LinkSetting::Trust(true),
+        ]);
+        assert_eq!(kernel.writes()[0], "eth0 vf 0: no VLAN");
         unbind(&kernel, GPU_AUDIO.0).unwrap();
         assert_eq!(
             kernel.writes(),
             [
+                // Its driver had chosen it, and may again.
+                "eth0 vf 0: an address of its own".to_owned(),
                 "eth0 vf 0: spoof check on".to_owned(),
                 "eth0 vf 0: trust off".to_owned(),
                 format!("{AUDIO_OVERRIDE} < "),
@@ -485,6 +583,24 @@ mod tests {
         assert_eq!(kernel.driver(GPU.0).as_deref(), Some("nouveau"));
         assert_eq!(unbind(&kernel, GPU.0).unwrap().as_deref(), Some("nouveau"));
         assert_eq!(kernel.record_names(), <[&str; 0]>::default());
+    }
+
+    #[test]
+    fn function_that_is_gone_or_new_is_forgotten() {
+        let kernel = Kernel::new();
+        bind(&kernel, &[GPU.0, GPU_AUDIO.0]).unwrap();
+        let forget = || {
+            let functions = [sbdf(GPU.0), sbdf(GPU_AUDIO.0)];
+            kernel.with_binder(|binder| binder.forget_gone(&functions).unwrap());
+            kernel.record_names()
+        };
+        // One of a bind that was cut short is not.
+        kernel.leave(GPU_AUDIO.0);
+        assert_eq!(forget(), [GPU.0, GPU_AUDIO.0]);
+        kernel.set_override(GPU_AUDIO.0, "(null)");
+        assert_eq!(forget(), [GPU.0]);
+        kernel.pull(GPU.0);
+        assert_eq!(forget(), <[&str; 0]>::default());
     }
 
     #[test]

@@ -4,12 +4,14 @@ use super::{BoundRecords, VirtualFunctionsError};
 use crate::host::{HostFunction, HostRoot};
 use crate::pci::HostSbdf;
 
+/// Base class of network controllers (PCI Code and ID Assignment Specification, section 1).
+const NETWORK: u32 = 0x02;
 /// `IFF_UP` of netdevice(7).
 const UP: u64 = 1;
 
-/// The first virtual function of `physical` that is free: the host does not use it, no other run has it, none of its
-/// network interfaces is up, and it isn't on vfio-pci, where somebody has put it for a purpose. One that a run which was
-/// killed has left there is free, too. None of `chosen` is taken again.
+/// The first virtual function of `physical` that is free: the host does not use it, no other run has it, and it has no driver
+/// or one of the host's whose network interfaces are all down. It isn't on vfio-pci, where somebody has put it for a purpose;
+/// but one that a run which was killed has left there is free. None of `chosen` is taken again.
 ///
 /// # Errors
 /// [`VirtualFunctionsError`], with who has each where none is free.
@@ -57,15 +59,26 @@ fn taken_by(
     if function.on_vfio() {
         let record = records.read(sbdf).ok().flatten();
         return Ok(match record.and_then(|record| record.owner) {
-            Some(owner) if owner.runs(root) => Some(format!("pid {}", owner.pid)),
-            Some(_) => None,
+            Some(owner) if owner.has_ended(root) == Some(true) => None,
+            Some(owner) => Some(format!("pid {}", owner.pid)),
             None => function.driver.clone(),
         });
     }
     if let Some(uses) = root.host_uses(sbdf)?.first() {
         return Ok(Some(format!("the host: {uses}")));
     }
-    for interface in root.names(format!("sys/bus/pci/devices/{sbdf}/net"))? {
+    let Some(driver) = &function.driver else {
+        return Ok(None);
+    };
+    let interfaces = root.names(format!("sys/bus/pci/devices/{sbdf}/net"))?;
+    // A network card without one has given it to a container, or is driven by a program.
+    let class = function.class >> 16;
+    if interfaces.is_empty() && (class == NETWORK || driver.contains("uio")) {
+        return Ok(Some(format!(
+            "{driver}, for something that is not seen from here"
+        )));
+    }
+    for interface in interfaces {
         let flags = root.text_or_empty(format!("sys/bus/pci/devices/{sbdf}/net/{interface}/flags"));
         let flags = u64::from_str_radix(flags.trim_start_matches("0x"), 16);
         if flags.is_ok_and(|flags| flags & UP != 0) {
@@ -134,6 +147,9 @@ mod tests {
         let host = host();
         vfio(&host, 0, None);
         assert_eq!(free(&host, &[]).unwrap(), sbdf(VFS[1]));
+        // Who sees the first process sees which others there are.
+        let first = "1 (init) S 0 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 1 5 6\n";
+        host.file("proc/1/stat", first);
         let gone = Owner {
             pid: 4711,
             start: 1,
@@ -163,6 +179,15 @@ mod tests {
         // An interface that is down is not in use.
         host.file(&flags, "0x1002\n");
         assert_eq!(free(&host, &VFS[2..]).unwrap(), sbdf(VFS[1]));
+    }
+
+    #[test]
+    fn one_whose_interface_is_in_a_container_is_not_free() {
+        let host = host();
+        for driver in ["igbvf", "uio_pci_generic"] {
+            host.function((VFS[0], "8086:10ca", "0x020000"), Some(driver), Some(30));
+            assert_eq!(free(&host, &[]).unwrap(), sbdf(VFS[1]), "{driver}");
+        }
     }
 
     #[test]

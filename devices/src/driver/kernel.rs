@@ -93,6 +93,11 @@ impl Kernel {
         self.host.remove(&format!("{BUS}/devices/{address}/driver"));
     }
 
+    /// Takes a function from the host.
+    pub(super) fn pull(&self, address: &str) {
+        self.host.remove(&format!("{BUS}/devices/{address}"));
+    }
+
     pub(super) fn refuse(&self, address: &str) {
         self.state.borrow_mut().refused.insert(address.to_owned());
     }
@@ -187,11 +192,12 @@ impl Attributes for Kernel {
 
 /// One virtual function of eth0 that has its spoof check on.
 impl VirtualLinks for Kernel {
-    fn read(&self, _: &str) -> io::Result<Vec<VirtualLink>> {
-        Ok(vec![VirtualLink {
+    fn read(&self, _: &str) -> io::Result<BTreeMap<u32, VirtualLink>> {
+        let link = VirtualLink {
             spoof_check: true,
             ..VirtualLink::default()
-        }])
+        };
+        Ok([(0, link)].into())
     }
 
     fn change(&self, interface: &str, index: u32, setting: LinkSetting) -> io::Result<()> {

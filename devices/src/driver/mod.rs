@@ -25,9 +25,10 @@ pub use error::DriverError;
 pub use free::free_virtual_function;
 pub use record::{BoundRecord, BoundRecords, Owner};
 pub use rtnetlink::RouteNetlink;
-pub use virtual_functions::{VirtualFunctionsError, set_virtual_functions};
+pub use virtual_functions::{VirtualFunctionsError, nobody_loses, set_virtual_functions};
 pub use virtual_link::{
-    LinkSetting, MacAddress, VirtualLink, VirtualLinkError, VirtualLinks, Vlan, link_of, set_link,
+    LinkSetting, MacAddress, VirtualLink, VirtualLinkError, VirtualLinks, Vlan, has_own_address,
+    link_of, set_link,
 };
 
 use crate::host::HostRoot;
@@ -47,6 +48,9 @@ pub trait Attributes {
 /// Those of the host itself.
 impl Attributes for HostRoot {
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+        if self.is_report() {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         // No truncation and no creation: an attribute that isn't there is an error.
         let mut file = OpenOptions::new().write(true).open(self.path(path))?;
         file.write_all(text.as_bytes())

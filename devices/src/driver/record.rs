@@ -18,8 +18,9 @@ use crate::host::{HostError, HostRoot};
 use crate::pci::HostSbdf;
 use rustix::fs::{FlockOperation, flock};
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const FOLDER: &str = "run/ferry/bound";
@@ -137,21 +138,33 @@ impl BoundRecord {
 }
 
 impl Owner {
-    /// The process `pid` of now; `None` if there is none.
+    /// The process `pid` of now; `None` if there is none, or one that has ended and that its parent has not looked at.
     #[must_use]
     pub fn of(root: &HostRoot, pid: u32) -> Option<Self> {
+        const STATE: usize = 3;
+        const THREADS: usize = 20;
         const START: usize = 22;
         let stat = root.text_or_empty(format!("proc/{pid}/stat"));
         // The second field is a name in parentheses, which may hold anything.
         let (_, behind) = stat.rsplit_once(')')?;
-        let start = behind.split_whitespace().nth(START - 3)?.parse().ok()?;
+        let fields: Vec<_> = behind.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - STATE).copied();
+        // A zombie with threads is one of which not all have ended.
+        if field(STATE)? == "Z" && field(THREADS)?.parse::<u32>().ok()? <= 1 {
+            return None;
+        }
+        let start = field(START)?.parse().ok()?;
         Some(Self { pid, start })
     }
 
-    /// Whether it still runs.
+    /// Whether it has ended; `None` if this user can't see the processes of others (`hidepid=` of procfs).
     #[must_use]
-    pub fn runs(self, root: &HostRoot) -> bool {
-        Self::of(root, self.pid) == Some(self)
+    pub fn has_ended(self, root: &HostRoot) -> Option<bool> {
+        const INIT: u32 = 1;
+        if Self::of(root, self.pid) == Some(self) {
+            return Some(false);
+        }
+        Self::of(root, INIT).map(|_| true)
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -194,8 +207,13 @@ impl BoundRecords {
             path: path.clone(),
             source,
         };
-        fs::create_dir_all(&self.folder).map_err(record)?;
-        let file = File::create(&path).map_err(record)?;
+        self.make_folder().map_err(record)?;
+        // Nobody else may open it, since who can read it can hold it.
+        let mode = Permissions::from_mode(0o600);
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&path).map_err(record)?;
+        file.set_permissions(mode).map_err(record)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(file),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(DriverError::Busy { path }),
@@ -216,7 +234,11 @@ impl BoundRecords {
         };
         let record =
             BoundRecord::parse(&text).map_err(|fault| DriverError::BadRecord { path, fault })?;
-        Ok(Some(record).filter(|record| record.boot_id == self.boot_id))
+        Ok(self.of_this_boot(record))
+    }
+
+    fn of_this_boot(&self, record: BoundRecord) -> Option<BoundRecord> {
+        Some(record).filter(|record| record.boot_id == self.boot_id)
     }
 
     /// Functions that were bound for a process that has ended without giving them back. What can't be read is left out.
@@ -225,13 +247,24 @@ impl BoundRecords {
     /// When the folder can't be listed.
     pub fn stale(&self, root: &HostRoot) -> Result<Vec<HostSbdf>, HostError> {
         let names = root.names(FOLDER)?;
-        let stale = names.iter().filter_map(|name| {
-            let sbdf = name.parse().ok()?;
-            let record = self.read(sbdf).ok()??;
-            let ended = record.owner.is_some_and(|owner| !owner.runs(root));
-            ended.then_some(sbdf)
-        });
+        let bound = names.iter().filter_map(|name| name.parse().ok());
+        let stale = bound.filter(|sbdf| self.is_stale(root, *sbdf) == Some(true));
         Ok(stale.collect())
+    }
+
+    /// Whether a function was bound for a process that has ended without giving it back; `None` if this user may not see
+    /// that, or its record is none.
+    #[must_use]
+    pub fn is_stale(&self, root: &HostRoot, sbdf: HostSbdf) -> Option<bool> {
+        let path = Path::new(FOLDER).join(sbdf.to_string());
+        let record = match root.text(path).ok()? {
+            Some(text) => self.of_this_boot(BoundRecord::parse(&text).ok()?),
+            None => None,
+        };
+        match record.and_then(|record| record.owner) {
+            Some(owner) => owner.has_ended(root),
+            None => Some(false),
+        }
     }
 
     /// A record of the present boot for a function that has `driver` and `driver_override` now. If one
@@ -271,8 +304,9 @@ impl BoundRecords {
         let path = self.path(sbdf);
         let new = self.folder.join(format!("{sbdf}.new"));
         let written = || -> io::Result<()> {
-            fs::create_dir_all(&self.folder)?;
+            self.make_folder()?;
             let mut file = File::create(&new)?;
+            file.set_permissions(Permissions::from_mode(0o644))?;
             file.write_all(record.to_string().as_bytes())?;
             file.sync_all()?;
             fs::rename(&new, &path)
@@ -299,6 +333,20 @@ impl BoundRecords {
         }
     }
 
+    /// Everybody may read what is bound, whatever umask the one has who binds.
+    fn make_folder(&self) -> io::Result<()> {
+        let parent = self.folder.parent().unwrap_or(&self.folder);
+        fs::create_dir_all(parent.parent().unwrap_or(parent))?;
+        for folder in [parent, &self.folder] {
+            match fs::create_dir(folder) {
+                Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o755))?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn path(&self, sbdf: HostSbdf) -> PathBuf {
         Path::new(&self.folder).join(sbdf.to_string())
     }
@@ -308,7 +356,7 @@ impl BoundRecords {
 mod tests {
     use super::super::kernel::{BOOT_ID, Kernel};
     use super::*;
-    use crate::host::saved::{NIC, SavedHost, sbdf};
+    use crate::host::saved::{GPU, NIC, SavedHost, sbdf};
 
     fn record() -> BoundRecord {
         BoundRecord {
@@ -414,6 +462,7 @@ mod tests {
             )
         };
         host.file("proc/4711/stat", stat(123));
+        host.file("proc/1/stat", stat(0));
         let root = host.root();
         let owner = Owner::of(&root, 4711).unwrap();
         assert_eq!(owner.start, 123);
@@ -428,5 +477,39 @@ mod tests {
         assert_eq!(records.stale(&root).unwrap(), [sbdf("0000:03:00.0")]);
         host.remove("proc/4711/stat");
         assert_eq!(records.stale(&root).unwrap(), [sbdf("0000:03:00.0")]);
+        // One that nobody has waited for yet holds nothing any more, unless threads of it still end.
+        let zombie = |threads: u32| {
+            stat(123)
+                .replace(") S 1", ") Z 1")
+                .replace(" 0 3 0 123", &format!(" 0 {threads} 0 123"))
+        };
+        host.file("proc/4711/stat", zombie(1));
+        assert_eq!(records.stale(&root).unwrap(), [sbdf("0000:03:00.0")]);
+        host.file("proc/4711/stat", zombie(2));
+        assert_eq!(records.stale(&root).unwrap(), []);
+    }
+
+    #[test]
+    fn who_sees_no_processes_of_others_does_not_judge() {
+        let host = SavedHost::intel();
+        let root = host.root();
+        let records = BoundRecords::of(&root).unwrap();
+        let owner = Owner {
+            pid: 4711,
+            start: 123,
+        };
+        let nic = sbdf(NIC.0);
+        let record = records.begin(nic, None, None, Some(owner)).unwrap();
+        records.write(nic, &record).unwrap();
+        assert_eq!(records.is_stale(&root, nic), None);
+        assert_eq!(records.stale(&root).unwrap(), []);
+        host.file(
+            "proc/1/stat",
+            "1 (init) S 0 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 5 6 7\n",
+        );
+        assert_eq!(records.is_stale(&root, nic), Some(true));
+        assert_eq!(records.is_stale(&root, sbdf(GPU.0)), Some(false));
+        host.file("run/ferry/bound/0000:03:00.0", "nonsense\n");
+        assert_eq!(records.is_stale(&root, nic), None);
     }
 }

@@ -12,6 +12,7 @@ use netlink_packet_route::link::{
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use std::collections::BTreeMap;
 use std::io;
 
 /// The kernel's rtnetlink, of this process's network namespace.
@@ -19,7 +20,7 @@ use std::io;
 pub struct RouteNetlink;
 
 impl VirtualLinks for RouteNetlink {
-    fn read(&self, interface: &str) -> io::Result<Vec<VirtualLink>> {
+    fn read(&self, interface: &str) -> io::Result<BTreeMap<u32, VirtualLink>> {
         Ok(get(interface)?.1)
     }
 
@@ -44,8 +45,8 @@ fn attribute(index: u32, setting: LinkSetting) -> VfInfo {
     }
 }
 
-/// The number of an interface, and its virtual functions in their order.
-fn get(interface: &str) -> io::Result<(u32, Vec<VirtualLink>)> {
+/// The number of an interface, and its virtual functions by their numbers.
+fn get(interface: &str) -> io::Result<(u32, BTreeMap<u32, VirtualLink>)> {
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(interface.to_owned()),
@@ -65,15 +66,18 @@ fn get(interface: &str) -> io::Result<(u32, Vec<VirtualLink>)> {
             LinkAttribute::VfInfoList(list) => Some(list.as_slice()),
             _ => None,
         });
-    let links = listed.unwrap_or_default().iter().map(virtual_link);
+    let links = listed.unwrap_or_default().iter().filter_map(virtual_link);
     Ok((link.header.index, links.collect()))
 }
 
-fn virtual_link(info: &LinkVfInfo) -> VirtualLink {
+/// The number of a virtual function, which each of its attributes has, and what they say.
+fn virtual_link(info: &LinkVfInfo) -> Option<(u32, VirtualLink)> {
     let mut link = VirtualLink::default();
+    let mut index = None;
     for attribute in &info.0 {
         match attribute {
             VfInfo::Mac(mac) => {
+                index = Some(mac.vf_id);
                 let bytes = mac.mac.first_chunk().copied().unwrap_or_default();
                 link.mac = MacAddress(bytes);
             }
@@ -88,7 +92,8 @@ fn virtual_link(info: &LinkVfInfo) -> VirtualLink {
             _ => {}
         }
     }
-    link
+    // The kernel always has the address among them.
+    Some((index?, link))
 }
 
 /// Asks the kernel, which answers before it acknowledges.
@@ -131,7 +136,7 @@ mod tests {
 
     #[test]
     fn an_interface_without_virtual_functions_has_an_empty_list() {
-        assert_eq!(RouteNetlink.read("lo").unwrap(), []);
+        assert_eq!(RouteNetlink.read("lo").unwrap(), BTreeMap::new());
     }
 
     #[test]
@@ -155,6 +160,6 @@ mod tests {
             trust: true,
             spoof_check: true,
         };
-        assert_eq!(virtual_link(&info), expected);
+        assert_eq!(virtual_link(&info), Some((3, expected)));
     }
 }

@@ -113,8 +113,11 @@ pub fn set_virtual_functions(
     Ok(root.virtual_functions_of(sbdf)?)
 }
 
-/// Looks at all that would go.
-fn nobody_loses(
+/// Whether the virtual functions of `physical` can go, or change under whoever has them.
+///
+/// # Errors
+/// [`VirtualFunctionsError::Open`], and [`VirtualFunctionsError::Used`] unless `force` is given.
+pub fn nobody_loses(
     root: &HostRoot,
     physical: HostSbdf,
     force: bool,
@@ -127,7 +130,7 @@ fn nobody_loses(
             let busy = explain_busy(root, group);
             return Err(VirtualFunctionsError::Open { sbdf, busy });
         }
-        let uses = root.host_uses(sbdf)?;
+        let uses = root.host_uses_by_processes(sbdf)?;
         if !uses.is_empty() && !force {
             return Err(VirtualFunctionsError::Used { sbdf, uses });
         }
@@ -184,6 +187,11 @@ impl VirtualFunctionsError {
             Self::NotPhysical { .. } => (
                 "it has no SR-IOV, or its firmware or slot has turned that off".to_owned(),
                 "see which devices have it, in the column VFS: ferry devices --all".to_owned(),
+            ),
+            Self::TooMany { total: 0, .. } => (
+                "its driver allows none".to_owned(),
+                "see which devices may have some, in the column VFS: ferry devices --all"
+                    .to_owned(),
             ),
             Self::TooMany {
                 function, total, ..
@@ -343,6 +351,12 @@ mod tests {
         let card = Card::with(2);
         let problem = card.set(8).unwrap_err().problem();
         assert_eq!(problem.why, "it may have 7 at most");
+        let none = Card::with(0);
+        none.host
+            .file(&format!("{DIRECTORY}/sriov_totalvfs"), "0\n");
+        let problem = none.set(1).unwrap_err().problem();
+        assert_eq!(problem.why, "its driver allows none");
+        assert!(problem.remedy.ends_with("ferry devices --all"), "{problem}");
         let set = |at| set_virtual_functions(&card.host.root(), &card, sbdf(at), (1, false));
         let problem = set("0000:01:00.0").unwrap_err().problem();
         assert!(problem.why.starts_with("it has no SR-IOV"), "{problem}");

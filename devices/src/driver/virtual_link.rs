@@ -2,6 +2,7 @@
 
 use crate::host::{HostError, HostFunction, HostRoot, Problem};
 use crate::pci::HostSbdf;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -47,11 +48,12 @@ pub struct VirtualLink {
 
 /// Where the kernel keeps the settings; a trait so that tests play its part.
 pub trait VirtualLinks {
-    /// Those of the virtual functions of a network interface, in their order.
+    /// Those of the virtual functions of a network interface by their numbers. One that its driver says nothing of at the
+    /// moment, because it is being reset, say, is left out.
     ///
     /// # Errors
     /// The kernel's errno.
-    fn read(&self, interface: &str) -> io::Result<Vec<VirtualLink>>;
+    fn read(&self, interface: &str) -> io::Result<BTreeMap<u32, VirtualLink>>;
 
     /// Changes a setting of the virtual function number `index`.
     ///
@@ -120,6 +122,9 @@ pub fn set_link(
     sbdf: HostSbdf,
     settings: &[LinkSetting],
 ) -> Result<Vec<LinkSetting>, VirtualLinkError> {
+    if settings.is_empty() {
+        return Ok(Vec::new());
+    }
     let place = Place::of(root, links, sbdf)?;
     let mut former = Vec::new();
     for setting in settings {
@@ -134,6 +139,18 @@ pub fn set_link(
         former.push(place.link.setting_like(*setting));
     }
     Ok(former)
+}
+
+/// Whether the driver of a function has chosen the address of its network interface (`addr_assign_type`,
+/// Documentation/ABI/testing/sysfs-class-net): random, stolen or set, and not the card's own.
+#[must_use]
+pub fn has_own_address(root: &HostRoot, sbdf: HostSbdf) -> bool {
+    let folder = format!("sys/bus/pci/devices/{sbdf}/net");
+    let interfaces = root.names(&folder).unwrap_or_default();
+    interfaces.iter().any(|name| {
+        let kind = root.text_or_empty(format!("{folder}/{name}/addr_assign_type"));
+        !kind.is_empty() && kind != "0"
+    })
 }
 
 /// The settings of a virtual function; `None` where there are none, as for a disk's.
@@ -174,6 +191,7 @@ impl Place {
         };
         let position = root.virtual_functions_of(physical)?;
         let position = position.iter().position(|other| *other == sbdf);
+        let index = position.and_then(|at| u32::try_from(at).ok());
         let physical = root.function(physical)?;
         let mut unread = None;
         // A card may have an interface for each of its ports, each with all virtual functions or with its own.
@@ -189,7 +207,7 @@ impl Place {
                     continue;
                 }
             };
-            let found = position.and_then(|at| Some((u32::try_from(at).ok()?, listed.get(at)?)));
+            let found = index.and_then(|index| Some((index, listed.get(&index)?)));
             if let Some((index, link)) = found {
                 return Ok(Self {
                     sbdf,
@@ -197,6 +215,13 @@ impl Place {
                     index,
                     link: *link,
                     interface,
+                });
+            }
+            if !listed.is_empty() {
+                unread = Some(VirtualLinkError::Unread {
+                    sbdf,
+                    interface,
+                    source: io::Error::other("its driver says nothing of it at the moment"),
                 });
             }
         }
@@ -283,6 +308,14 @@ impl fmt::Display for LinkSetting {
 }
 
 impl VirtualLinkError {
+    /// Whether it may be otherwise a moment later.
+    pub(super) fn may_pass(&self) -> bool {
+        let (Self::Unread { source, .. } | Self::Refused { source, .. }) = self else {
+            return false;
+        };
+        matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN))
+    }
+
     /// The three lines a user sees.
     #[must_use]
     pub fn problem(&self) -> Problem {
@@ -356,7 +389,7 @@ mod tests {
     struct Card {
         host: SavedHost,
         changes: RefCell<Vec<(String, u32, LinkSetting)>>,
-        links: [VirtualLink; 2],
+        links: BTreeMap<u32, VirtualLink>,
         /// A setting that fails.
         refused: Option<(LinkSetting, i32)>,
     }
@@ -381,7 +414,7 @@ mod tests {
             Self {
                 host,
                 changes: RefCell::default(),
-                links: [VirtualLink::default(), second],
+                links: [(0, VirtualLink::default()), (1, second)].into(),
                 refused: None,
             }
         }
@@ -392,8 +425,8 @@ mod tests {
     }
 
     impl VirtualLinks for Card {
-        fn read(&self, _: &str) -> io::Result<Vec<VirtualLink>> {
-            Ok(self.links.to_vec())
+        fn read(&self, _: &str) -> io::Result<BTreeMap<u32, VirtualLink>> {
+            Ok(self.links.clone())
         }
 
         fn change(&self, interface: &str, index: u32, setting: LinkSetting) -> io::Result<()> {
@@ -420,6 +453,13 @@ mod tests {
     }
 
     #[test]
+    fn no_settings_need_no_virtual_function() {
+        let card = Card::new();
+        let none = set_link(&card.host.root(), &card, sbdf(NIC.0), &[]).unwrap();
+        assert_eq!(none, []);
+    }
+
+    #[test]
     fn settings_made_before_one_that_fails_are_undone() {
         let mut card = Card::new();
         card.refused = Some((LinkSetting::Trust(true), libc::EOPNOTSUPP));
@@ -439,6 +479,44 @@ mod tests {
              why: the driver of eth0, igb, has no such setting\n  \
              fix: leave trust out"
         );
+    }
+
+    #[test]
+    fn a_virtual_function_that_is_not_listed_now_is_not_taken_for_its_neighbour() {
+        let mut card = Card::new();
+        card.links.remove(&1);
+        let error = card.set(&[LinkSetting::Mac(MAC)]).unwrap_err();
+        let problem = error.problem();
+        assert!(problem.why.contains("at the moment"), "{problem}");
+        assert!(card.changes.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_card_with_two_interfaces_is_asked_at_the_one_that_lists_the_virtual_function() {
+        struct Second(Card);
+        impl VirtualLinks for Second {
+            fn read(&self, interface: &str) -> io::Result<BTreeMap<u32, VirtualLink>> {
+                match interface {
+                    "eth0" => Ok([(0, VirtualLink::default())].into()),
+                    other => self.0.read(other),
+                }
+            }
+            fn change(&self, interface: &str, index: u32, setting: LinkSetting) -> io::Result<()> {
+                self.0.change(interface, index, setting)
+            }
+        }
+        let card = Second(Card::new());
+        let file = format!("sys/bus/pci/devices/{}/net/eth1/ifindex", NIC.0);
+        card.0.host.file(&file, "3\n");
+        set_link(
+            &card.0.host.root(),
+            &card,
+            sbdf(VF),
+            &[LinkSetting::Mac(MAC)],
+        )
+        .unwrap();
+        let changes = card.0.changes.borrow();
+        assert_eq!(*changes, [("eth1".to_owned(), 1, LinkSetting::Mac(MAC))]);
     }
 
     #[test]

@@ -125,7 +125,7 @@ fn needed(root: &HostRoot, function: &HostFunction, force: bool) -> Result<(), B
     if force {
         return Ok(());
     }
-    let uses = root.host_uses(function.sbdf)?;
+    let uses = root.host_uses_by_processes(function.sbdf)?;
     if uses.is_empty() {
         return Ok(());
     }
@@ -190,6 +190,15 @@ fn free(sbdf: HostSbdf, uses: &[HostUse]) -> String {
         .filter_map(|host_use| match host_use {
             HostUse::Disk { mount_point, .. } => Some(format!("umount '{mount_point}'")),
             HostUse::Swap { device } => Some(format!("swapoff /dev/{device}")),
+            HostUse::Open { holder, .. } => Some(format!("kill {}", holder.pid)),
+            HostUse::MountedElsewhere {
+                mount_point,
+                holder,
+                ..
+            } => Some(format!(
+                "nsenter --mount --target {} umount '{mount_point}'",
+                holder.pid
+            )),
             HostUse::BootVga | HostUse::DefaultRoute { .. } => None,
         })
         .collect();

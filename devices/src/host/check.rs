@@ -99,6 +99,7 @@ pub fn check(
         interrupt_remapping(root, request, &mut findings);
     }
     vfio(root, limits, &mut findings);
+    iommufd(root, &mut findings);
     memory(root, request, limits, &mut findings);
     for sbdf in request.devices {
         findings.device = Some(*sbdf);
@@ -240,6 +241,15 @@ fn vfio(root: &HostRoot, limits: &dyn ProcessLimits, findings: &mut Findings) {
         ),
         Err(error) => findings.unreadable(TOPIC, &error),
     }
+}
+
+/// The other way to VFIO, which Ferry does not take: nobody has to do anything about it.
+fn iommufd(root: &HostRoot, findings: &mut Findings) {
+    let fact = match root.exists("sys/class/misc/iommu") {
+        true => "there, and not used: Ferry goes by VFIO's container",
+        false => "not there, and not needed: Ferry goes by VFIO's container",
+    };
+    findings.tell(Mark::Good, "iommufd", fact);
 }
 
 fn memory(

@@ -5,7 +5,7 @@ use rustix::fs::{FileType, fstat, major, minor};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 /// What a descriptor is of.
@@ -28,6 +28,9 @@ pub enum Descriptor {
 pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // A process gets at its own descriptors by their numbers without having to promise that nobody else owns them.
     let this = pidfd_open(getpid(), PidfdFlags::empty())?;
+    if this.as_raw_fd() == number {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     Ok(pidfd_getfd(this, number, PidfdGetfdFlags::empty())?)
 }
 
@@ -69,7 +72,7 @@ mod tests {
     use super::*;
     use crate::host::saved::SavedHost;
     use std::fs::File;
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::AsFd;
 
     #[test]
     fn nodes_are_known_by_their_numbers() {

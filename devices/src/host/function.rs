@@ -1,12 +1,11 @@
 //! One PCI function of the host.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
+use std::io;
 use std::path::PathBuf;
 
 use super::root::{HostError, HostRoot};
-use crate::pci::HostSbdf;
+use crate::pci::{ConfigOffset, HostSbdf};
 
 const DEVICES: &str = "sys/bus/pci/devices";
 
@@ -115,6 +114,13 @@ impl HostRoot {
             .collect())
     }
 
+    /// The name by which modprobe finds the modules that know a function; `None` if the host does not tell.
+    #[must_use]
+    pub fn modalias(&self, sbdf: HostSbdf) -> Option<String> {
+        let alias = self.text_or_empty(directory(sbdf).join("modalias"));
+        Some(alias).filter(|alias| !alias.is_empty())
+    }
+
     /// Header layout from config space offset 0x0e, multi-function bit removed: 0 endpoint, 1 PCI
     /// bridge, 2 CardBus bridge (PCI 3.0 section 6.1).
     ///
@@ -123,12 +129,22 @@ impl HostRoot {
     pub fn header_type(&self, sbdf: HostSbdf) -> Result<u8, HostError> {
         const HEADER_TYPE: usize = 0x0e;
         const MULTI_FUNCTION: u8 = 0x80;
-        let path = self.path(directory(sbdf).join("config"));
-        let mut header = [0; HEADER_TYPE + 1];
-        File::open(&path)
-            .and_then(|mut file| file.read_exact(&mut header))
-            .map_err(|source| HostError::Read { path, source })?;
-        Ok(header[HEADER_TYPE] & !MULTI_FUNCTION)
+        let file = directory(sbdf).join("config");
+        let header_type = self.bytes(&file, HEADER_TYPE + 1).and_then(|header| {
+            let header_type = header.get(HEADER_TYPE).copied();
+            header_type.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        });
+        let header_type = header_type.map_err(|source| HostError::Read {
+            path: self.path(file),
+            source,
+        })?;
+        Ok(header_type & !MULTI_FUNCTION)
+    }
+
+    /// Configuration space as far as it can be read: only root sees more than 64 bytes of it.
+    pub(super) fn config(&self, sbdf: HostSbdf) -> io::Result<Vec<u8>> {
+        let whole = usize::from(ConfigOffset::SPACE);
+        self.bytes(&directory(sbdf).join("config"), whole)
     }
 
     /// Number of a function's group, `None` when it has none.
@@ -144,7 +160,7 @@ impl HostRoot {
         })
     }
 
-    fn addresses(&self) -> Result<Vec<HostSbdf>, HostError> {
+    pub(super) fn addresses(&self) -> Result<Vec<HostSbdf>, HostError> {
         // A 32-bit domain (Hyper-V, VMD: 10000:…) has no HostSbdf and can't be asked for.
         let mut sbdfs: Vec<HostSbdf> = self
             .names(DEVICES)?

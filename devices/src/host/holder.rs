@@ -1,5 +1,6 @@
 //! Who has an IOMMU group open.
 
+use std::fmt;
 use std::fs;
 
 use super::function;
@@ -13,6 +14,13 @@ pub struct Holder {
     pub pid: u32,
     /// Its name (`/proc/<pid>/comm`).
     pub comm: String,
+}
+
+/// `qemu-system-x86 (pid 4711)`.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.comm, self.pid)
+    }
 }
 
 impl HostRoot {
@@ -67,10 +75,7 @@ pub fn explain_busy(root: &HostRoot, group: u32) -> Problem {
             format!("find it: sudo fuser -v /dev/vfio/{group}"),
         );
     }
-    let names: Vec<_> = holders
-        .iter()
-        .map(|holder| format!("{} (pid {})", holder.comm, holder.pid))
-        .collect();
+    let names: Vec<_> = holders.iter().map(Holder::to_string).collect();
     let pids: Vec<_> = holders
         .iter()
         .map(|holder| holder.pid.to_string())

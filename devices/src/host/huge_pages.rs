@@ -87,7 +87,10 @@ pub(super) fn check(
     // Pages that others have mapped and not touched yet count as free there.
     let pooled = more("free_hugepages")?.saturating_sub(more("resv_hugepages")?);
     let surplus = more("nr_overcommit_hugepages")?.saturating_sub(more("surplus_hugepages")?);
-    let (needed, free) = (guest_ram.div_ceil(size.bytes()), pooled + surplus);
+    let (needed, free) = (
+        guest_ram.div_ceil(size.bytes()),
+        pooled.saturating_add(surplus),
+    );
     Ok((free < needed).then_some(HugePagesObstacle::TooFew {
         size,
         needed,
@@ -134,7 +137,7 @@ impl HugePagesObstacle {
                 free,
                 total,
             } => {
-                let enough = total + (needed - free);
+                let enough = total.saturating_add(needed - free);
                 let boot = match size {
                     HugePageSize::Gib1 => format!(
                         " (surest at boot, with hugepagesz=1G hugepages={enough} for the host's kernel)"

@@ -164,8 +164,7 @@ impl HostRoot {
     pub(super) fn vectors(&self, sbdf: HostSbdf) -> Option<Vectors> {
         // What a user other than root gets: no capabilities.
         const HEADER: usize = 64;
-        let path = self.path(function::directory(sbdf).join("config"));
-        let config = std::fs::read(path).ok()?;
+        let config = self.config(sbdf).ok()?;
         if config.len() <= HEADER {
             return None;
         }

@@ -8,11 +8,13 @@
 //! Sources: Documentation/ABI/testing/sysfs-bus-pci, sysfs-kernel-iommu_groups and
 //! Documentation/driver-api/vfio.rst of Linux 6.12.
 
+mod answers;
 mod bindable;
 mod binding;
 mod check;
 mod cpu;
 mod descriptor;
+mod disk_holders;
 mod function;
 mod group;
 mod holder;
@@ -22,6 +24,7 @@ mod interrupts;
 mod inventory;
 mod iommu;
 mod iova;
+mod isolation;
 mod kvm;
 mod limits;
 mod memlock;
@@ -29,6 +32,7 @@ mod names;
 mod preflight;
 mod problem;
 mod remapping;
+mod report;
 mod reset;
 mod root;
 #[cfg(test)]
@@ -57,6 +61,7 @@ pub use names::PciNames;
 pub use preflight::{Obstacle, RunRequirements, obstacles, preflight};
 pub use problem::Problem;
 pub use remapping::{InterruptRemapping, RemappingObstacle, RemappingOff, explain_eperm_on_attach};
+pub use report::{HostReport, ReportError, ReportedProcess};
 pub use reset::ResetFacts;
 pub use root::{HostError, HostRoot};
 pub use usage::HostUse;

@@ -2,8 +2,11 @@
 //!
 //! Source: the file's own header, <https://pci-ids.ucw.cz>.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
+use std::path::Path;
+
+use super::answers::{Answer, Question};
 use super::function::HostFunction;
 use super::root::HostRoot;
 
@@ -17,10 +20,10 @@ const PLACES: [&str; 3] = [
 /// The names, or none where the host has no such file.
 #[derive(Clone, Debug, Default)]
 pub struct PciNames {
-    vendors: HashMap<u16, String>,
-    devices: HashMap<(u16, u16), String>,
+    vendors: BTreeMap<u16, String>,
+    devices: BTreeMap<(u16, u16), String>,
     /// Upper two bytes of the class code.
-    subclasses: HashMap<u16, String>,
+    subclasses: BTreeMap<u16, String>,
 }
 
 /// Where in the file a line is.
@@ -35,12 +38,18 @@ impl HostRoot {
     /// The names that this host has for `functions`. A host without the file has none, which is no error.
     #[must_use]
     pub fn pci_names(&self, functions: &[HostFunction]) -> PciNames {
-        let text = PLACES
-            .iter()
-            .find_map(|place| std::fs::read(self.path(place)).ok())
-            .unwrap_or_default();
-        // Some names are not UTF-8 in old copies.
-        PciNames::parse(&String::from_utf8_lossy(&text), functions)
+        for place in PLACES.map(Path::new) {
+            let Some(text) = self.untold_text(place) else {
+                continue;
+            };
+            let names = PciNames::parse(&text, functions);
+            // The rest of the file is of no interest to who reads a report.
+            self.note(place, Question::Text, &Ok(()), |()| {
+                Answer::Lines(names.to_lines())
+            });
+            return names;
+        }
+        PciNames::default()
     }
 }
 
@@ -94,6 +103,31 @@ impl PciNames {
             }
         }
         names
+    }
+
+    /// A `pci.ids` with these names and no others.
+    fn to_lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut vendors: Vec<u16> = self.vendors.keys().copied().collect();
+        vendors.extend(self.devices.keys().map(|(vendor, _)| *vendor));
+        vendors.sort_unstable();
+        vendors.dedup();
+        for vendor in vendors {
+            let name = self.vendors.get(&vendor).map_or("", String::as_str);
+            lines.push(format!("{vendor:04x}  {name}"));
+            let devices = self.devices.range((vendor, 0)..=(vendor, u16::MAX));
+            lines.extend(devices.map(|((_, device), name)| format!("\t{device:04x}  {name}")));
+        }
+        let mut class = None;
+        for (subclass, name) in &self.subclasses {
+            let [base, sub] = subclass.to_be_bytes();
+            if class != Some(base) {
+                class = Some(base);
+                lines.push(format!("C {base:02x}  Class"));
+            }
+            lines.push(format!("\t{sub:02x}  {name}"));
+        }
+        lines
     }
 
     /// What kind of device it is.

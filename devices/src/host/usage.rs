@@ -4,11 +4,11 @@
 //! net/core/dev.c, `holders` of block/holder.c.
 
 use super::function;
+use super::holder::Holder;
 use super::root::{HostError, HostRoot};
 use crate::pci::HostSbdf;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
 const BLOCK: &str = "sys/class/block";
@@ -25,6 +25,22 @@ pub enum HostUse {
         device: String,
         /// Where, or the first of several places.
         mount_point: String,
+    },
+    /// A process has a disk on it open and may write to it.
+    Open {
+        /// The block device.
+        device: String,
+        /// The process.
+        holder: Holder,
+    },
+    /// A file system on it is mounted where only some processes see it.
+    MountedElsewhere {
+        /// The block device that is mounted.
+        device: String,
+        /// Where they see it.
+        mount_point: String,
+        /// One of them.
+        holder: Holder,
     },
     /// Memory is swapped to it.
     Swap {
@@ -47,6 +63,15 @@ impl fmt::Display for HostUse {
                 device,
                 mount_point,
             } => write!(f, "{device} is mounted at {mount_point}"),
+            Self::Open { device, holder } => write!(f, "{device} is open in {holder}"),
+            Self::MountedElsewhere {
+                device,
+                mount_point,
+                holder,
+            } => write!(
+                f,
+                "{device} is mounted at {mount_point} in the mount namespace of {holder}"
+            ),
             Self::Swap { device } => write!(f, "{device} is swap space"),
             Self::DefaultRoute { interface } => write!(f, "{interface} carries the default route"),
         }
@@ -56,7 +81,7 @@ impl fmt::Display for HostUse {
 impl HostRoot {
     /// What the host uses a function for; of a bridge, what it uses those behind it for. A disk counts
     /// by what is made of it, too: partitions, device-mapper and md volumes, btrfs. Not seen are ZFS
-    /// pools, mounts of other mount namespaces, and programs that have a disk open.
+    /// pools, loop devices and what [`Self::host_uses_by_processes`] tells.
     ///
     /// # Errors
     /// When a file of sysfs or procfs is there and can't be read.
@@ -66,9 +91,9 @@ impl HostRoot {
         if self.count(directory.join("boot_vga"))? == Some(1) {
             uses.push(HostUse::BootVga);
         }
-        let mut below = Below::default();
-        below.walk(&self.path(&directory));
-        uses.extend(self.disk_uses(&below.disks)?);
+        let below = Below::of(self, sbdf);
+        let volumes = self.volumes_of(&below.disks)?;
+        uses.extend(self.disk_uses(&volumes)?);
         let routed = self.default_route_interfaces()?;
         for interface in below.interfaces {
             let names = self.with_uppers(&interface)?;
@@ -79,22 +104,30 @@ impl HostRoot {
         Ok(uses)
     }
 
-    fn disk_uses(&self, disks: &BTreeSet<String>) -> Result<Vec<HostUse>, HostError> {
-        if disks.is_empty() {
+    /// The same and what only a walk through all processes shows, of which a user sees his own: disks that are open for
+    /// writing, or mounted in other mount namespaces.
+    ///
+    /// # Errors
+    /// When a file of sysfs or procfs is there and can't be read.
+    pub fn host_uses_by_processes(&self, sbdf: HostSbdf) -> Result<Vec<HostUse>, HostError> {
+        let mut uses = self.host_uses(sbdf)?;
+        let volumes = self.volumes_of(&Below::of(self, sbdf).disks)?;
+        let mounted = uses.iter().filter_map(|one| match one {
+            HostUse::Disk { device, .. } => Some(device.clone()),
+            _ => None,
+        });
+        let mounted = mounted.collect();
+        uses.extend(self.disk_holders(&volumes, &mounted)?);
+        Ok(uses)
+    }
+
+    fn disk_uses(&self, volumes: &BTreeMap<String, String>) -> Result<Vec<HostUse>, HostError> {
+        if volumes.is_empty() {
             return Ok(Vec::new());
         }
-        let volumes = self.volumes_of(disks)?;
         let mut uses = Vec::new();
         let mounts = self.text("proc/self/mountinfo")?.unwrap_or_default();
-        let mut mounted = BTreeMap::new();
-        for mount in mounts.lines().filter_map(Mount::parse) {
-            let by_number = volumes.iter().find(|(_, number)| **number == mount.number);
-            // btrfs mounts have a number of their own.
-            let by_source = || volumes.get_key_value(&self.block_name(&mount.source)?);
-            if let Some((device, _)) = by_number.or_else(by_source) {
-                mounted.entry(device.clone()).or_insert(mount.mount_point);
-            }
-        }
+        let mounted = self.mounts_of(volumes, &mounts);
         uses.extend(
             mounted
                 .into_iter()
@@ -112,6 +145,24 @@ impl HostRoot {
             }
         }
         Ok(uses)
+    }
+
+    /// Which of the volumes a list of mounts has, each with the first of its places.
+    pub(super) fn mounts_of(
+        &self,
+        volumes: &BTreeMap<String, String>,
+        mountinfo: &str,
+    ) -> BTreeMap<String, String> {
+        let mut mounted = BTreeMap::new();
+        for mount in mountinfo.lines().filter_map(Mount::parse) {
+            let by_number = volumes.iter().find(|(_, number)| **number == mount.number);
+            // btrfs mounts have a number of their own.
+            let by_source = || volumes.get_key_value(&self.block_name(&mount.source)?);
+            if let Some((device, _)) = by_number.or_else(by_source) {
+                mounted.entry(device.clone()).or_insert(mount.mount_point);
+            }
+        }
+        mounted
     }
 
     /// Disks and all that is made of them, each with its `major:minor`.
@@ -150,13 +201,11 @@ impl HostRoot {
     }
 
     /// The kernel's name of a node in /dev, which may be a link.
-    fn block_name(&self, node: &str) -> Option<String> {
+    pub(super) fn block_name(&self, node: &str) -> Option<String> {
         let relative = node
             .strip_prefix('/')
             .filter(|node| node.starts_with("dev/"))?;
-        let path = self.path(relative);
-        let path = path.canonicalize().unwrap_or(path);
-        Some(path.file_name()?.to_string_lossy().into_owned())
+        self.final_name(Path::new(relative))
     }
 
     /// An interface with those above it: its bridge, bond, VLANs, and theirs.
@@ -191,15 +240,18 @@ struct Below {
 }
 
 impl Below {
+    fn of(root: &HostRoot, sbdf: HostSbdf) -> Self {
+        let mut below = Self::default();
+        below.walk(root, &function::directory(sbdf));
+        below
+    }
+
     /// A driver's devices may be several folders down (SCSI, USB). Links lead elsewhere and aren't
     /// followed; what goes away meanwhile is not there.
-    fn walk(&mut self, directory: &Path) {
+    fn walk(&mut self, root: &HostRoot, directory: &Path) {
         let class = directory.file_name().map(|name| name.to_string_lossy());
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            let name = entry.file_name().to_string_lossy().into_owned();
+        for name in root.subfolders(directory) {
+            let folder = directory.join(&name);
             match class.as_deref() {
                 Some("block") => {
                     self.disks.insert(name);
@@ -207,10 +259,10 @@ impl Below {
                 Some("net") => {
                     self.interfaces.insert(name);
                 }
-                _ if entry.path().join("nsid").exists() => {
+                _ if root.exists(folder.join("nsid")) => {
                     self.disks.insert(nvme_head(&name));
                 }
-                _ => self.walk(&entry.path()),
+                _ => self.walk(root, &folder),
             }
         }
     }
@@ -228,14 +280,14 @@ fn nvme_head(name: &str) -> String {
 }
 
 /// A line of mountinfo: `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`.
-struct Mount {
-    number: String,
-    mount_point: String,
-    source: String,
+pub(super) struct Mount {
+    pub(super) number: String,
+    pub(super) mount_point: String,
+    pub(super) source: String,
 }
 
 impl Mount {
-    fn parse(line: &str) -> Option<Self> {
+    pub(super) fn parse(line: &str) -> Option<Self> {
         let (mount, file_system) = line.split_once(" - ")?;
         let mut mount = mount.split(' ').skip(2);
         Some(Self {
@@ -247,7 +299,7 @@ impl Mount {
 }
 
 /// Undoes the octal escapes of procfs (`\040` is a blank).
-fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
@@ -265,7 +317,7 @@ fn unescape(text: &str) -> String {
 }
 
 /// Interface of a default route: `Iface Destination Gateway Flags RefCnt Use Metric Mask …`.
-fn ipv4_default(line: &str) -> Option<String> {
+pub(super) fn ipv4_default(line: &str) -> Option<String> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let [interface, destination, _, _, _, _, _, mask, ..] = fields.as_slice() else {
         return None;
@@ -275,7 +327,7 @@ fn ipv4_default(line: &str) -> Option<String> {
 }
 
 /// The same of IPv6: destination and its prefix length first, the interface last.
-fn ipv6_default(line: &str) -> Option<String> {
+pub(super) fn ipv6_default(line: &str) -> Option<String> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let [destination, length, .., interface] = fields.as_slice() else {
         return None;
@@ -311,7 +363,7 @@ mod tests {
     }
 
     fn uses(host: &SavedHost, address: &str) -> Vec<String> {
-        let uses = host.root().host_uses(sbdf(address)).unwrap();
+        let uses = host.root().host_uses_by_processes(sbdf(address)).unwrap();
         uses.iter().map(ToString::to_string).collect()
     }
 
@@ -355,6 +407,60 @@ mod tests {
             [
                 "nvme0n1p1 is mounted at /mnt/with blank",
                 "nvme0n1p2 is swap space"
+            ]
+        );
+    }
+
+    /// A process that has opened a node with these flags.
+    fn opened(host: &SavedHost, pid: u32, node: &str, flags: &str) {
+        host.file(&format!("proc/{pid}/comm"), "dd\n");
+        host.link(&format!("proc/{pid}/fd/1"), node);
+        let text = format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t2\n");
+        host.file(&format!("proc/{pid}/fdinfo/1"), text);
+    }
+
+    #[test]
+    fn disk_that_a_process_has_open_for_writing_is_in_use() {
+        let host = with_disk();
+        host.link("dev/disk/by-id/a", "../../nvme0n1p1");
+        host.file("dev/nvme0n1p1", "");
+        opened(&host, 4711, "/dev/disk/by-id/a", "0100002");
+        opened(&host, 99, "/dev/nvme0n1", "0100001");
+        opened(&host, 100, "/dev/nvme0n1", "0100000");
+        opened(&host, 101, "/dev/sda", "0100001");
+        assert_eq!(
+            uses(&host, NVME.0),
+            [
+                "nvme0n1 is open in dd (pid 99)",
+                "nvme0n1p1 is open in dd (pid 4711)"
+            ]
+        );
+        assert_eq!(uses(&host, NIC.0), [""; 0]);
+        // A list of all devices has no time for that.
+        assert_eq!(host.root().host_uses(sbdf(NVME.0)).unwrap(), []);
+    }
+
+    #[test]
+    fn disk_mounted_in_another_mount_namespace_is_in_use() {
+        let host = with_disk();
+        host.link("proc/self/ns/mnt", "mnt:[1]");
+        let mount = |partition: u32, place: &str| {
+            format!("22 1 259:{partition} / {place} rw - ext4 /dev/nvme0n1p{partition} rw\n")
+        };
+        host.file("proc/self/mountinfo", mount(1, "/here"));
+        for (pid, namespace) in [(10, "mnt:[1]"), (20, "mnt:[2]"), (30, "mnt:[2]")] {
+            host.file(&format!("proc/{pid}/comm"), "podman\n");
+            host.link(&format!("proc/{pid}/ns/mnt"), namespace);
+        }
+        // A namespace has the host's mounts, too.
+        let mounts = mount(1, "/there") + &mount(2, "/data");
+        host.file("proc/20/mountinfo", mounts.as_bytes());
+        host.file("proc/30/mountinfo", mounts);
+        assert_eq!(
+            uses(&host, NVME.0),
+            [
+                "nvme0n1p1 is mounted at /here",
+                "nvme0n1p2 is mounted at /data in the mount namespace of podman (pid 20)"
             ]
         );
     }

@@ -62,10 +62,29 @@ impl HostSbdf {
         })
     }
 
+    /// The segment.
+    #[must_use]
+    pub fn segment(self) -> u16 {
+        self.segment
+    }
+
+    /// The bus number.
+    #[must_use]
+    pub fn bus(self) -> u8 {
+        self.bus
+    }
+
     /// The function number.
     #[must_use]
     pub fn function(self) -> u8 {
         self.function
+    }
+
+    /// Whether `other` is a function of the same device, or the same one.
+    #[must_use]
+    pub fn is_beside(self, other: Self) -> bool {
+        let place = |one: Self| (one.segment, one.bus, one.device);
+        place(self) == place(other)
     }
 }
 

@@ -25,6 +25,8 @@ pub const HEADER_TYPE: u16 = 0x0e;
 pub const BIST: u16 = 0x0f;
 /// First Base Address Register, 4 bytes each.
 pub const BAR0: u16 = 0x10;
+/// Secondary Bus Number of a bridge, 1 byte: the bus right behind it (PCI-to-PCI Bridge 1.2 section 3.2.5.3).
+pub const SECONDARY_BUS: u16 = 0x19;
 /// Cardbus CIS Pointer, 4 bytes.
 pub const CARDBUS_CIS: u16 = 0x28;
 /// Subsystem Vendor ID, 2 bytes.

@@ -1,6 +1,7 @@
 //! The PCI view that a guest has: one segment, bus 0.
 
 pub mod access;
+pub mod access_control;
 pub mod advanced_features;
 pub mod bar;
 mod bdf;

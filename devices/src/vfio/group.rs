@@ -4,7 +4,7 @@
 //! a device's group in sysfs only after they closed it, by when the host may have removed it, and panic; and they take a
 //! group out of its container with the first of its devices to close.
 
-use super::passed::PassedDescriptors;
+use super::passed::{PassedDescriptors, PassedGroup};
 use super::sys;
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -50,8 +50,8 @@ pub enum GroupError {
     /// A device of the group is on a driver of the host.
     #[error("group {0} is not viable: a device in it is on a driver other than vfio-pci")]
     NotViable(u32),
-    /// Whoever has opened the group has put it into a container that is not this process's.
-    #[error("group {group} is in another container")]
+    /// Whoever has opened the group has it in a container, and a device of it open.
+    #[error("a device of group {group} is open elsewhere")]
     Elsewhere {
         /// The group's number.
         group: u32,
@@ -59,6 +59,9 @@ pub enum GroupError {
         #[source]
         source: io::Error,
     },
+    /// The container that was passed has groups of somebody else's, for whose devices guest RAM would be mapped, too.
+    #[error("the container that was passed has another group in it")]
+    SharedContainer,
     /// An ioctl failed.
     #[error("{ioctl} failed for group {group}")]
     Ioctl {
@@ -141,25 +144,44 @@ impl Groups {
         if !status.viable {
             return Err(GroupError::NotViable(number));
         }
-        // One that was passed may be in the container already, with its IOMMU or without.
-        if !status.in_container {
-            sys::group_enter(node.as_fd(), container)
-                .map_err(failed("VFIO_GROUP_SET_CONTAINER"))?;
+        if self.open.is_empty() {
+            self.gather()?;
+            if sys::iommu_info(container).is_ok() {
+                return Err(GroupError::SharedContainer);
+            }
         }
-        // The first group brings the IOMMU, the last takes it along. Closing the node undoes all of it.
-        if self.open.is_empty() && sys::iommu_info(container).is_err() {
-            sys::set_iommu(container).map_err(|source| match status.in_container {
-                true => GroupError::Elsewhere {
-                    group: number,
-                    source,
-                },
-                false => GroupError::Iommu {
-                    group: number,
-                    source,
-                },
-            })?;
+        sys::group_enter(node.as_fd(), container).map_err(failed("VFIO_GROUP_SET_CONTAINER"))?;
+        // The first group brings the IOMMU, the last takes it along.
+        if self.open.is_empty()
+            && let Err(source) = sys::set_iommu(container)
+        {
+            // A node that was passed stays open.
+            let _ = sys::group_leave(node.as_fd());
+            return Err(GroupError::Iommu {
+                group: number,
+                source,
+            });
         }
         Ok(Group { node, devices: 0 })
+    }
+
+    /// Takes the groups that were passed out of whichever container they are in. It can't be seen which that is, and guest RAM
+    /// is mapped in this process's.
+    fn gather(&self) -> Result<(), GroupError> {
+        for PassedGroup { number, node } in &self.passed.groups {
+            let group = *number;
+            let status = sys::group_status(node.as_fd());
+            let status = status.map_err(|source| GroupError::Ioctl {
+                ioctl: "VFIO_GROUP_GET_STATUS",
+                group,
+                source,
+            })?;
+            if status.in_container {
+                sys::group_leave(node.as_fd())
+                    .map_err(|source| GroupError::Elsewhere { group, source })?;
+            }
+        }
+        Ok(())
     }
 
     fn node(&self, number: u32) -> Result<Arc<OwnedFd>, GroupError> {

@@ -12,6 +12,7 @@ mod kernels;
 mod kvm;
 mod limits;
 mod options;
+mod reports;
 
 /// The command line is wrong.
 const USAGE: i32 = 2;

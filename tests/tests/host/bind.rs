@@ -3,7 +3,7 @@
 use crate::{HOST_SET_UP, driver_override, ferry, is_back, quietly, record, tells};
 use std::fs;
 use tests::site::{self, Kernel};
-use tests::{Attempt, HostDevice, Rebound, Run, load_driver, shell};
+use tests::{Attempt, HostDevice, MOMENT, Rebound, Run, load_driver, shell};
 
 const VFIO_PCI: &str = "vfio-pci";
 
@@ -90,6 +90,11 @@ fn pair_behind_a_bridge_goes_as_a_group() {
     let command = format!("ferry bind {}\n", second.short_address());
     assert!(errors.ends_with(&command), "{errors}");
     assert_eq!(second.driver().as_ref(), Some(&drivers[1]));
+    // Who has typed sudo has to type it again.
+    let by_sudo = Attempt::ferry(&["bind", first.address()]).through(&["env", "SUDO_UID=1000"]);
+    let (code, _, errors) = by_sudo.end(MOMENT);
+    assert_eq!(code, 0, "{errors}");
+    assert!(errors.ends_with(&format!(": sudo {command}")), "{errors}");
 
     let output = quietly(&["bind", "--group", first.address()]);
     let lines: Vec<_> = output.lines().collect();

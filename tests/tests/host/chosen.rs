@@ -166,7 +166,7 @@ fn a_card_without_virtual_functions_stays_as_it_is() {
     problem.tells(
         "no free virtual function",
         "it has none now",
-        "sudo ferry vf set",
+        "ferry vf set",
     );
     is_back(&nic, &driver);
 }

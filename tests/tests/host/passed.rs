@@ -74,27 +74,25 @@ fn parent(nic: &Assigned) -> (VfioDevice, [OwnedFd; 2]) {
 }
 
 #[test]
-fn a_container_that_the_parent_has_set_up_is_used_as_it_is() {
-    let nic = site::device("nic").assign();
-    let (_open, [group, container]) = parent(&nic);
-    let run = Run::new(Kernel::Elf)
-        .modules("igb")
-        .option("--device", format!("fd={}", group.as_raw_fd()))
-        .option("--vfio-container", format!("fd={}", container.as_raw_fd()));
-    pings(Guest::of(run.start()));
-}
-
-#[test]
-fn a_group_in_a_container_that_was_not_passed_is_refused() {
+fn a_group_of_which_the_parent_has_a_device_open_is_refused() {
     let nic = site::device("nic").assign();
     let (_open, [group, _container]) = parent(&nic);
     let device = format!("fd={}", group.as_raw_fd());
     let problem = Attempt::run(&["--device", &device]).refused_for_one(crate::HOST_SET_UP);
-    problem.tells(
-        &format!("{} can't be assigned", nic.address()),
-        "into a container that ferry does not have",
-        "--vfio-container fd=N",
-    );
+    let what = format!("{} can't be assigned", nic.address());
+    problem.tells(&what, "has a device of it open", "nothing of it there");
+}
+
+#[test]
+fn a_container_that_has_another_group_is_refused() {
+    let [nic, disk] = ["nic", "disk"].map(|role| site::device(role).assign());
+    let (_open, [_group, container]) = parent(&disk);
+    let device = format!("host={}", nic.address());
+    let container = format!("fd={}", container.as_raw_fd());
+    let words = ["--device", &device, "--vfio-container", &container];
+    let problem = Attempt::run(&words).refused_for_one(crate::HOST_SET_UP);
+    let what = format!("{} can't be assigned", nic.address());
+    problem.tells(&what, "has another group in it", "of its own");
 }
 
 #[test]

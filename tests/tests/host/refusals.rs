@@ -2,7 +2,8 @@
 
 use crate::{HOST_SET_UP, is_back, quietly};
 use std::path::Path;
-use tests::{AS_USER, Attempt, MOMENT, Rebound, USER, shell, site, until};
+use std::process::{Child, Command};
+use tests::{AS_USER, Attempt, Checked, HostDevice, MOMENT, Rebound, USER, shell, site, until};
 
 #[test]
 fn bridges_and_what_is_not_there_are_refused_at_once() {
@@ -81,13 +82,7 @@ impl Drop for Swap<'_> {
 fn disk_that_is_swapped_to_is_bound_after_the_command() {
     let disk = site::device("disk");
     let driver = disk.driver().unwrap();
-    let controller = disk.folder().join("nvme");
-    let namespace = until("a disk", MOMENT, || {
-        let name = only_entry(&controller)?;
-        (1..10)
-            .map(|number| format!("/dev/{name}n{number}"))
-            .find(|node| Path::new(node).exists())
-    });
+    let namespace = namespace(&disk);
     let _back = Rebound(disk.clone());
     let swap = Swap(&namespace);
     shell(&format!("mkswap {0} && swapon {0}", swap.0));
@@ -101,9 +96,123 @@ fn disk_that_is_swapped_to_is_bound_after_the_command() {
     is_back(&disk, &driver);
 }
 
+/// The node of the disk's first namespace.
+fn namespace(disk: &HostDevice) -> String {
+    let controller = disk.folder().join("nvme");
+    until("a disk", MOMENT, || {
+        let name = only_entry(&controller)?;
+        (1..10)
+            .map(|number| format!("/dev/{name}n{number}"))
+            .find(|node| Path::new(node).exists())
+    })
+}
+
 fn only_entry(folder: &Path) -> Option<String> {
     let entry = std::fs::read_dir(folder).ok()?.next()?.ok()?;
     entry.file_name().into_string().ok()
+}
+
+/// A process that goes with the test.
+struct Process(Child);
+
+impl Process {
+    /// A script that ends as `sleep`, which it is by now.
+    fn of(script: &str) -> Self {
+        let process = Self(Command::new("sh").args(["-c", script]).spawn().unwrap());
+        let comm = format!("/proc/{}/comm", process.0.id());
+        until("sleep", MOMENT, || {
+            let comm = std::fs::read_to_string(&comm).ok()?;
+            (comm == "sleep\n").then_some(())
+        });
+        process
+    }
+
+    /// As Ferry names it.
+    fn named(&self) -> String {
+        format!("sleep (pid {})", self.0.id())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A read-only file system without any files, of the type romfs: it fits into 64 bytes.
+fn empty_romfs() -> Vec<u8> {
+    const LENGTH: u32 = 64;
+    const DIRECTORY: u32 = 9;
+    const HERE: u32 = 32;
+    let name = |text: &[u8; 4]| [u32::from_be_bytes(*text), 0, 0, 0];
+    let magic = [u32::from_be_bytes(*b"-rom"), u32::from_be_bytes(*b"1fs-")];
+    let mut words = magic.to_vec();
+    words.extend([LENGTH, 0]);
+    words.extend(name(b"none"));
+    words.extend([DIRECTORY, HERE, 0, 0]);
+    words.extend(name(b".\0\0\0"));
+    // The sum of all is 0.
+    let sum = words
+        .iter()
+        .fold(0_u32, |sum, word| sum.wrapping_add(*word));
+    words[3] = sum.wrapping_neg();
+    words.iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
+#[test]
+fn disk_that_a_process_has_open_is_bound_after_the_command() {
+    let disk = site::device("disk");
+    let driver = disk.driver().unwrap();
+    let _back = Rebound(disk.clone());
+    let node = namespace(&disk);
+    // By a node that another has made for itself, and by the host's.
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("dev/disk");
+    shell(&format!(
+        "mkdir {0}/dev; cp -a {node} {0}/dev/disk",
+        folder.path().display()
+    ));
+    let copy = format!("exec sleep 600 9>> {}", copy.display());
+    for script in [copy, format!("exec sleep 600 9<> {node}")] {
+        let mut process = Process::of(&script);
+        // Who lists all devices does not look so far.
+        assert!(!quietly(&["devices"]).contains("is open in"));
+        let problem = Attempt::ferry(&["bind", disk.address()]).refused_for_one(HOST_SET_UP);
+        let fact = format!("is open in {}", process.named());
+        problem.tells("is in use by the host", &fact, "stop using it");
+        let checked = Checked::by(Attempt::ferry(&["check", disk.address()]));
+        assert!(checked.on("in use").0.contains(&fact), "{checked:#?}");
+        problem.paste();
+        process.0.wait().unwrap();
+        quietly(&["bind", disk.address()]);
+        quietly(&["unbind", disk.address()]);
+        is_back(&disk, &driver);
+        namespace(&disk);
+    }
+}
+
+#[test]
+fn disk_mounted_in_another_namespace_is_bound_after_the_command() {
+    let disk = site::device("disk");
+    let driver = disk.driver().unwrap();
+    let _back = Rebound(disk.clone());
+    let node = namespace(&disk);
+    std::fs::write(&node, [empty_romfs(), vec![0; 4096 - 64]].concat()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().display();
+    let mount = format!("mount -t romfs -o ro {node} {place} && exec sleep 600");
+    let process = Process::of(&format!("exec unshare --mount sh -c '{mount}'"));
+    let problem = Attempt::ferry(&["bind", disk.address()]).refused_for_one(HOST_SET_UP);
+    let fact = format!(
+        "is mounted at {place} in the mount namespace of {}",
+        process.named()
+    );
+    problem.tells("is in use by the host", &fact, "stop using it");
+    problem.paste();
+    quietly(&["bind", disk.address()]);
+    quietly(&["unbind", disk.address()]);
+    is_back(&disk, &driver);
 }
 
 #[test]

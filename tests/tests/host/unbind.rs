@@ -3,7 +3,7 @@
 use crate::{HOST_SET_UP, driver_override, is_back, quietly, record, tells};
 use std::fs;
 use tests::site::{self, Kernel};
-use tests::{Attempt, BOOT, Rebound, Run, until};
+use tests::{Attempt, BOOT, HostDevice, MOMENT, Rebound, Run, shell, until};
 
 #[test]
 fn device_on_its_host_driver_is_not_unbound() {
@@ -26,6 +26,72 @@ fn device_that_another_bound_gets_its_default_driver() {
     let output = quietly(&["unbind", nic.address()]);
     tells(output.trim_end(), &nic, &format!("vfio-pci -> {driver}"));
     is_back(&nic, &driver);
+}
+
+/// The first device behind the bridge, whose module `e1000` is not loaded.
+fn without_module() -> HostDevice {
+    let device = site::devices("conventional").remove(0);
+    shell("modprobe -r e1000");
+    assert_eq!(device.driver(), None);
+    device
+}
+
+#[test]
+fn module_of_a_device_that_another_bound_is_loaded() {
+    let device = without_module();
+    let _assigned = device.assign();
+    let output = quietly(&["unbind", device.address()]);
+    tells(output.trim_end(), &device, "vfio-pci -> e1000");
+    is_back(&device, "e1000");
+}
+
+#[test]
+fn device_that_no_driver_takes_is_told_so() {
+    let device = without_module();
+    let _assigned = device.assign();
+    let attempt = Attempt::ferry(&["unbind", device.address()]);
+    let (code, output, errors) = attempt
+        .after("mount -t tmpfs none /lib/modules")
+        .end(MOMENT);
+    assert_eq!((code, &*errors), (0, ""));
+    let end = "vfio-pci -> no driver, as none of this host takes it";
+    tells(output.trim_end(), &device, end);
+    assert_eq!(device.driver(), None);
+}
+
+/// vfio-pci has a list of IDs that it takes by itself; this one is off it when this is dropped.
+struct Listed(String);
+
+impl Listed {
+    fn device(device: &HostDevice) -> Self {
+        let digits = |file: &str| {
+            let text = fs::read_to_string(device.folder().join(file)).unwrap();
+            text.trim().trim_start_matches("0x").to_owned()
+        };
+        let id = format!("{} {}", digits("vendor"), digits("device"));
+        fs::write("/sys/bus/pci/drivers/vfio-pci/new_id", &id).unwrap();
+        Self(id)
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let _ = fs::write("/sys/bus/pci/drivers/vfio-pci/remove_id", &self.0);
+    }
+}
+
+#[test]
+fn device_that_vfio_pci_takes_by_itself_is_given_back_after_the_command() {
+    // Of two drivers that know a device the one that was loaded first gets it.
+    let device = without_module();
+    let _assigned = device.assign();
+    let listed = Listed::device(&device);
+    fs::write(device.folder().join("driver_override"), "\n").unwrap();
+    let problem = Attempt::ferry(&["unbind", device.address()]).refused_for_one(HOST_SET_UP);
+    let id = format!("[{}]", listed.0.replace(' ', ":"));
+    problem.tells("is on vfio-pci again", &id, "take the ID");
+    problem.paste();
+    is_back(&device, "e1000");
 }
 
 #[test]

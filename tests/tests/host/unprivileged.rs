@@ -126,9 +126,13 @@ fn a_member_of_the_group_that_the_rule_names_runs_a_guest_with_a_device() {
 fn install(nic: &HostDevice) {
     let unit = "/etc/systemd/system/ferry@.service";
     fs::copy(format!("{RESOURCES}/ferry@.service"), unit).unwrap();
-    for folder in ["/etc/ferry", "/srv/test", "/usr/local/bin"] {
+    let settings = format!("{unit}.d");
+    for folder in ["/etc/ferry", "/srv/test", "/usr/local/bin", &settings] {
         fs::create_dir_all(folder).unwrap();
     }
+    // What a whole system has and this one has not, such as mounted disks.
+    let without = "[Unit]\nDefaultDependencies=no\n";
+    fs::write(format!("{settings}/lab.conf"), without).unwrap();
     let own = "/usr/local/bin/ferry";
     fs::copy(shell("command -v ferry").trim(), own).unwrap();
     // Of a user that knows neither root's home nor the folders of a cache.
@@ -164,9 +168,10 @@ fn the_service_binds_runs_without_rights_and_gives_back() {
         "{verified:?}"
     );
 
+    // As after a boot, when nothing has used VFIO yet.
+    shell("modprobe -r vfio_pci vfio_iommu_type1 vfio");
     let systemd = Systemd::start();
-    // What a whole system has and this one has not, such as mounted disks.
-    let started = systemd.ctl(&["start", "--job-mode=ignore-dependencies", unit]);
+    let started = systemd.ctl(&["start", unit]);
     assert!(started.status.success(), "{started:?}");
     assert_eq!(nic.driver().as_deref(), Some("vfio-pci"));
     let console = "/var/lib/private/ferry/test/console.log";

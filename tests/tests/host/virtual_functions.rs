@@ -1,9 +1,9 @@
 //! Virtual functions that are made, given to guests, and removed.
 
-use crate::{HOST_SET_UP, quietly};
+use crate::{HOST_SET_UP, is_back, quietly, record, tells};
 use std::fs;
 use tests::site::{self, Kernel};
-use tests::{AS_USER, Attempt, Guest, HostDevice, MOMENT, Peer, Run, until};
+use tests::{AS_USER, Attempt, Guest, HostDevice, MOMENT, Peer, Rebound, Run, until};
 
 /// None are left, whatever happened.
 pub(crate) struct Removed(pub(crate) HostDevice);
@@ -75,6 +75,69 @@ fn four_are_made_and_two_guests_that_have_two_of_them_ping_each_other() {
         "{text}"
     );
     assert_eq!(made(&nic).len(), 0);
+}
+
+#[test]
+fn what_was_remembered_of_those_that_go_is_forgotten() {
+    let nic = site::device("nic");
+    let _removed = Removed(nic.clone());
+    let set = |count| quietly(&["vf", "set", nic.address(), count]);
+    // Those of another count are new ones.
+    for other in ["2", "0"] {
+        set("1");
+        let functions = made(&nic);
+        quietly(&["bind", functions[0].address()]);
+        set("1");
+        assert!(record(&functions[0]).exists());
+        set(other);
+        assert!(!record(&functions[0]).exists());
+    }
+}
+
+/// Physical functions on vfio-pci may have virtual ones as long as this is there.
+struct SriovOnVfio;
+
+impl SriovOnVfio {
+    const PARAMETER: &str = "/sys/module/vfio_pci/parameters/enable_sriov";
+
+    fn on() -> Self {
+        fs::write(Self::PARAMETER, "Y").unwrap();
+        Self
+    }
+}
+
+impl Drop for SriovOnVfio {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::PARAMETER, "N");
+    }
+}
+
+#[test]
+fn physical_function_on_vfio_pci_stays_while_a_virtual_one_is_held() {
+    let nic = site::device("nic");
+    let driver = nic.driver().unwrap();
+    let _back = Rebound(nic.clone());
+    let _sriov = SriovOnVfio::on();
+    let _removed = Removed(nic.clone());
+    quietly(&["bind", nic.address()]);
+    let count = nic.folder().join("sriov_numvfs");
+    fs::write(&count, "1").unwrap();
+    let functions = made(&nic);
+    let function = &functions[0];
+    let node = until("the node of the virtual function", MOMENT, || {
+        let mut options = fs::File::options();
+        options.read(true).write(true).open(function.node()).ok()
+    });
+    fs::copy(record(&nic), record(function)).unwrap();
+    let problem = Attempt::ferry(&["unbind", nic.address()]).refused_for_one(HOST_SET_UP);
+    let holder = format!("(pid {})", std::process::id());
+    problem.tells(nic.address(), &holder, "stop it first");
+    assert!(problem.why.starts_with(function.address()), "{problem:?}");
+    drop(node);
+    let output = quietly(&["unbind", nic.address()]);
+    tells(output.trim_end(), &nic, &format!("vfio-pci -> {driver}"));
+    is_back(&nic, &driver);
+    assert!(!record(function).exists());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `ferry bind`: functions of the host go to vfio-pci.
 
-use super::{Exit, Failure, address};
+use super::{Exit, Failure, address, for_reader};
 use devices::driver::{Binder, BoundRecords, DriverError, Owner, RouteNetlink, VFIO_PCI};
 use devices::host::{
     BindRefusal, BindRequest, HostFunction, HostRoot, PciNames, Problem, bindable,
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// How long VFIO's node may take to appear. The kernel makes it at once; udev may be slow to rename.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long another may bind and unbind meanwhile: some drivers take seconds to let go.
+const TURN: Duration = Duration::from_secs(10);
 /// How often one that waits for another looks.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -38,7 +40,7 @@ pub(super) struct Arguments {
 /// Binds, and says what went where.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let devices = addresses(&arguments.devices)?;
-    let work = Work::begin("bind", Duration::ZERO)?;
+    let work = Work::begin("bind")?;
     let request = BindRequest {
         functions: &devices,
         groups: arguments.group,
@@ -62,8 +64,8 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Of a command that the user typed, which waits `patience` for another to end.
-    pub(super) fn begin(command: &str, patience: Duration) -> Result<Self, Failure> {
+    /// Of a command that the user typed, which waits a while for another to end.
+    pub(super) fn begin(command: &str) -> Result<Self, Failure> {
         let user = rustix::process::geteuid();
         if !user.is_root() {
             return Err(host_problem(Problem::new(
@@ -74,7 +76,7 @@ impl Work {
         }
         let root = HostRoot::system();
         let records = BoundRecords::of(&root).map_err(|error| host_problem(error.problem()))?;
-        let lock = lock(&records, patience).map_err(|error| host_problem(error.problem()))?;
+        let lock = lock(&records, TURN).map_err(|error| host_problem(error.problem()))?;
         Ok(Self {
             root,
             records,
@@ -113,12 +115,15 @@ impl Work {
 
 fn lock(records: &BoundRecords, patience: Duration) -> Result<File, DriverError> {
     let end = Instant::now() + patience;
-    loop {
-        match records.lock() {
-            Err(DriverError::Busy { .. }) if Instant::now() < end => thread::sleep(GLANCE),
-            locked => return locked,
-        }
+    let mut locked = records.lock();
+    if matches!(locked, Err(DriverError::Busy { .. })) {
+        log::info!("waiting for another ferry that binds or unbinds devices");
     }
+    while matches!(locked, Err(DriverError::Busy { .. })) && Instant::now() < end {
+        thread::sleep(GLANCE);
+        locked = records.lock();
+    }
+    locked
 }
 
 pub(super) fn host_problem(problem: Problem) -> Failure {
@@ -205,10 +210,10 @@ fn tell_of_others(root: &HostRoot, functions: &[HostFunction]) {
             .collect();
         if !names.is_empty() {
             let addresses: Vec<_> = others.iter().map(|other| short(other.sbdf)).collect();
+            let command = for_reader(format!("sudo ferry bind {}", addresses.join(" ")));
             log::warn!(
-                "the host still drives {} of IOMMU group {id}, which no guest can have before that is bound, too: ferry bind {}",
-                names.join(", "),
-                addresses.join(" ")
+                "the host still drives {} of IOMMU group {id}, which no guest can have before that is bound, too: {command}",
+                names.join(", ")
             );
         }
     }
@@ -219,23 +224,27 @@ fn load_vfio_pci(root: &HostRoot) -> Result<(), Problem> {
     if root.path("sys/bus/pci/drivers/vfio-pci").exists() {
         return Ok(());
     }
-    log::info!("loading the module {VFIO_PCI}");
-    let problem = |why: String| {
+    modprobe(VFIO_PCI).map_err(|why| {
         Problem::new(
             "the module vfio-pci can't be loaded",
             why,
             "see whether this kernel has it: modinfo vfio-pci",
         )
-    };
+    })
+}
+
+/// Loads a module, or those that an alias names; gives what there is to say if it can't be.
+pub(super) fn modprobe(name: &str) -> Result<(), String> {
+    log::info!("loading the module {name}");
     let output = Command::new("modprobe")
-        .arg(VFIO_PCI)
+        .args(["--", name])
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| problem(format!("modprobe can't be started: {error}")))?;
+        .map_err(|error| format!("modprobe can't be started: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
     let reason = errors.lines().next().unwrap_or("it does not say why");
-    Err(problem(format!("{}: {reason}", output.status)))
+    Err(format!("{}: {reason}", output.status))
 }

@@ -1,12 +1,12 @@
 //! `ferry check`: whether this host can give devices to a guest, fact by fact.
 
+use super::report::{self, Place};
 use super::{Failure, address, size};
-use devices::host::{
-    CheckRequest, CurrentProcess, Finding, HostFunction, HostRoot, Mark, PciNames, check,
-};
+use devices::host::{CheckRequest, Finding, HostFunction, Mark, PciNames, check};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Say whether this host can give devices to a guest, and what to do where it can't
@@ -24,6 +24,12 @@ pub(super) struct Arguments {
     /// Print JSON (docs/host.md has its shape)
     #[arg(long)]
     json: bool,
+    /// Also write all that Ferry reads of this host to a new file, to go with a bug report; secrets are left out
+    #[arg(long, value_name = "FILE", conflicts_with = "report")]
+    save_report: Option<PathBuf>,
+    /// Look at the host that such a file is of instead of this one
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// What `--json` prints.
@@ -48,17 +54,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let devices = devices.map_err(Failure::usage)?;
     let memory = arguments.memory.as_deref().map(size::parse).transpose();
     let memory = memory.map_err(Failure::usage)?;
-    let root = HostRoot::system();
+    let place = Place::new(arguments.report.as_deref())?;
+    if let Some(path) = &arguments.save_report {
+        report::save(path, &place)?;
+    }
+    let root = &place.root;
     let request = CheckRequest {
         devices: &devices,
         guest_ram: memory.map(|(ram, _)| ram.bytes()),
         huge_pages: memory.and_then(|(_, pages)| pages),
     };
-    let mut findings = check(&root, &request, &CurrentProcess);
-    if rustix::process::geteuid().is_root() {
-        for finding in &mut findings {
-            finding.remedy = finding.remedy.take().map(|fix| fix.replace("sudo ", ""));
-        }
+    let mut findings = check(root, &request, &*place.process);
+    for finding in &mut findings {
+        let remedy = finding.remedy.take();
+        finding.remedy = remedy.map(|remedy| place.for_reader(remedy));
     }
     let usable = findings.iter().all(|finding| finding.mark < Mark::Bad);
     let text = if arguments.json {
@@ -69,10 +78,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             .filter_map(|one| root.function(*one).ok())
             .collect();
         let names = root.pci_names(&functions);
-        report(&findings, &functions, &names)
+        blocks(&findings, &functions, &names)
     };
     // Who reads may have seen enough.
     let _ = io::stdout().write_all(text.as_bytes());
+    if let Some(path) = &arguments.save_report {
+        eprintln!(
+            "ferry: {} has what Ferry has read of this host; look through it before you hand it on",
+            path.display()
+        );
+    }
     Ok(ExitCode::from(u8::from(!usable)))
 }
 
@@ -100,7 +115,7 @@ fn json(usable: bool, findings: &[Finding]) -> String {
 }
 
 /// A block for the host and one for each device, a line for each fact, and one that sums them up.
-fn report(findings: &[Finding], functions: &[HostFunction], names: &PciNames) -> String {
+fn blocks(findings: &[Finding], functions: &[HostFunction], names: &PciNames) -> String {
     let width = findings
         .iter()
         .map(|one| one.topic.len())
@@ -172,7 +187,7 @@ mod tests {
             finding(Some("01:00.0"), Mark::Bad, Some("do it")),
         ];
         assert_eq!(
-            report(&findings, &[], &PciNames::default()),
+            blocks(&findings, &[], &PciNames::default()),
             "Host\n  \u{2713} KVM     a fact\n0000:01:00.0\n  \u{2717} driver  a fact\n            fix: do it\n\n\
              Not usable: put 1 thing right first.\n"
         );
@@ -181,7 +196,7 @@ mod tests {
     #[test]
     fn what_is_worth_knowing_leaves_a_host_usable() {
         let findings = [finding(None, Mark::Caution, None)];
-        let text = report(&findings, &[], &PciNames::default());
+        let text = blocks(&findings, &[], &PciNames::default());
         assert_eq!(text, "Host\n  ! KVM  a fact\n\nUsable.\n");
     }
 

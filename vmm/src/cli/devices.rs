@@ -2,11 +2,13 @@
 
 pub(super) mod table;
 
+use super::report::Place;
 use super::{Exit, Failure};
 use devices::driver::BoundRecords;
-use devices::host::{HostRoot, ListedFunction, PciNames, Standing};
+use devices::host::{ListedFunction, PciNames, Standing};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// What is said of a device that a run with `managed=on` has left on vfio-pci.
@@ -26,6 +28,9 @@ pub(super) struct Arguments {
     /// Print JSON (docs/host.md has its shape)
     #[arg(long)]
     json: bool,
+    /// List the devices of the host that a file of ferry check --save-report is of
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// A function as `--json` prints it.
@@ -44,6 +49,8 @@ pub(super) struct Entry<'a> {
     reset_methods: &'a [String],
     vectors: Option<Vectors>,
     virtual_functions: Option<VirtualFunctions>,
+    /// Whether a run that was killed has left it; `None` if that can't be seen.
+    left: Option<bool>,
     ready: &'static str,
     /// What stands in the way: addresses or a reason.
     obstacles: Vec<String>,
@@ -63,7 +70,7 @@ struct VirtualFunctions {
 }
 
 impl<'a> Entry<'a> {
-    pub(super) fn new(listed: &'a ListedFunction, names: &'a PciNames) -> Self {
+    pub(super) fn new(listed: &'a ListedFunction, names: &'a PciNames, left: Option<bool>) -> Self {
         let function = &listed.function;
         let (ready, obstacles) = match &listed.standing {
             Standing::Now => ("yes", Vec::new()),
@@ -96,6 +103,7 @@ impl<'a> Entry<'a> {
                 enabled: some.enabled,
                 total: some.total,
             }),
+            left,
             ready,
             obstacles,
         }
@@ -104,7 +112,8 @@ impl<'a> Entry<'a> {
 
 /// Prints the list; success even if nothing can be given to a guest.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let root = HostRoot::system();
+    let place = Place::new(arguments.report.as_deref())?;
+    let root = &place.root;
     let host_failure = |problem| Failure {
         exit: Exit::HostSetUp,
         problems: vec![problem],
@@ -119,15 +128,27 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .iter()
         .filter(|listed| arguments.all || !never(listed))
         .collect();
+    let records = BoundRecords::of(root).map_err(|error| host_failure(error.problem()))?;
+    let left = |one: &&ListedFunction| records.is_stale(root, one.function.sbdf);
+    let left: Vec<_> = shown.iter().map(left).collect();
     let text = if arguments.json {
-        let entries: Vec<_> = shown.iter().map(|one| Entry::new(one, &names)).collect();
+        let entries = shown.iter().zip(&left);
+        let entries: Vec<_> = entries
+            .map(|(one, left)| Entry::new(one, &names, *left))
+            .collect();
         // Plain data: there is nothing in it that can't be written.
         serde_json::to_string_pretty(&entries).unwrap_or_default() + "\n"
     } else {
-        let records = BoundRecords::of(&root).and_then(|records| records.stale(&root));
-        let stale = records.map_err(|error| host_failure(error.problem()))?;
-        let notes: Vec<_> = stale.iter().map(|sbdf| (*sbdf, LEFT.to_owned())).collect();
-        table::table(&shown, &names, &notes) + &table::left_out(all.len() - shown.len())
+        let stale = shown
+            .iter()
+            .zip(&left)
+            .filter(|(_, left)| **left == Some(true));
+        let notes: Vec<_> = stale
+            .map(|(one, _)| (one.function.sbdf, LEFT.to_owned()))
+            .collect();
+        place.for_reader(table::table(&shown, &names, &notes))
+            + &table::left_out(all.len() - shown.len())
+            + table::unseen(left.contains(&None))
     };
     // Who reads may have seen enough.
     let _ = io::stdout().write_all(text.as_bytes());

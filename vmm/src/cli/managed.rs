@@ -4,13 +4,10 @@ use super::Failure;
 use super::bind::{Work, driver_name, host_problem, host_problems};
 use super::device::Requested;
 use super::unbind::held_open;
-use devices::driver::{Binder, LinkSetting, Owner, free_virtual_function};
-use devices::host::BindRequest;
+use devices::driver::{Binder, LinkSetting, Owner, free_virtual_function, has_own_address};
+use devices::host::{BindRequest, HostError};
 use devices::pci::HostSbdf;
-use std::time::Duration;
 
-/// How long another ferry may bind and unbind meanwhile.
-const PATIENCE: Duration = Duration::from_secs(10);
 const COMMAND: &str = "run with managed=on";
 
 /// A device that is to be bound for one run.
@@ -35,8 +32,9 @@ impl Loans {
     pub(super) fn choose(requested: &mut [Requested]) -> Result<Self, Failure> {
         let mut work = None;
         if requested.iter().any(|one| one.virtual_function) {
-            let begun = Work::begin("run with vf=auto", PATIENCE)?;
-            let mut chosen = Vec::new();
+            let begun = Work::begin("run with vf=auto")?;
+            let named = requested.iter().filter(|one| !one.virtual_function);
+            let mut chosen: Vec<_> = named.map(|one| one.device.host).collect();
             for one in requested.iter_mut().filter(|one| one.virtual_function) {
                 let physical = one.device.host;
                 let records = begun.binder().records;
@@ -89,7 +87,7 @@ impl Managed {
         }
         let work = match loans.work {
             Some(work) => work,
-            None => Work::begin(COMMAND, PATIENCE)?,
+            None => Work::begin(COMMAND)?,
         };
         let request = BindRequest {
             functions: &wanted,
@@ -97,6 +95,10 @@ impl Managed {
             force: false,
         };
         let owner = Owner::of(&work.root, std::process::id());
+        let own_addresses: Vec<_> = wanted
+            .iter()
+            .map(|sbdf| has_own_address(&work.root, *sbdf))
+            .collect();
         let functions = work.bind(&request, owner)?;
         let binder = work.binder();
         let devices = functions.iter().map(|function| function.sbdf);
@@ -107,8 +109,8 @@ impl Managed {
             log::info!("{sbdf} is on vfio-pci for this run");
         }
         let bound = Self { devices, owner };
-        for loan in &loans.devices {
-            if let Err(error) = binder.set_up(loan.sbdf, &loan.settings) {
+        for (loan, own_address) in loans.devices.iter().zip(own_addresses) {
+            if let Err(error) = binder.set_up(loan.sbdf, &loan.settings, own_address) {
                 let failure = host_problem(error.problem());
                 // Giving them back takes the lock again.
                 drop(work);
@@ -132,7 +134,7 @@ impl Drop for Managed {
         if self.devices.is_empty() {
             return;
         }
-        let work = match Work::begin(COMMAND, PATIENCE) {
+        let work = match Work::begin(COMMAND) {
             Ok(work) => work,
             Err(failure) => {
                 failure.report();
@@ -146,8 +148,20 @@ impl Drop for Managed {
                 log::info!("{sbdf} stays as it is: it is not this run's any more");
                 continue;
             }
-            let held = work.root.function(*sbdf).ok();
-            if let Some(problem) = held.and_then(|function| held_open(&work.root, &function)) {
+            let function = match work.root.function(*sbdf) {
+                Ok(function) => function,
+                // A virtual function went with its physical one's driver.
+                Err(HostError::NoSuchFunction { .. }) => {
+                    log::info!("{sbdf} is gone");
+                    problems.extend(binder.records.remove(*sbdf).err().map(|e| e.problem()));
+                    continue;
+                }
+                Err(error) => {
+                    problems.push(error.problem());
+                    continue;
+                }
+            };
+            if let Some(problem) = held_open(&work.root, &function) {
                 problems.push(problem);
                 continue;
             }

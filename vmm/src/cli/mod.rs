@@ -12,6 +12,7 @@ mod info;
 mod link;
 mod managed;
 mod removal;
+mod report;
 mod run;
 mod size;
 mod stats;
@@ -100,12 +101,31 @@ impl Failure {
 
     /// Tells the user.
     fn report(self) -> ExitCode {
-        let root = rustix::process::geteuid().is_root();
         for problem in self.problems {
-            let problem = if root { problem.for_root() } else { problem };
+            let problem = match at_root_shell() {
+                true => problem.for_root(),
+                false => problem,
+            };
             eprintln!("ferry: {problem}");
         }
         self.exit.into()
+    }
+}
+
+/// Whether who reads a command of Ferry's would paste it into a shell of root's: `sudo` tells by a variable that it is none.
+fn at_root_shell() -> bool {
+    rustix::process::geteuid().is_root() && std::env::var_os("SUDO_UID").is_none()
+}
+
+/// A text with commands as the one who reads it has to type them.
+fn for_reader(text: String) -> String {
+    commands_for(at_root_shell(), text)
+}
+
+fn commands_for(at_root_shell: bool, text: String) -> String {
+    match at_root_shell {
+        true => text.replace("sudo ", ""),
+        false => text,
     }
 }
 

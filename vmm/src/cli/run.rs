@@ -14,7 +14,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
-use vmm::machine::{Machine, Outcome, run as run_machine};
+use vmm::machine::{Machine, MachineError, Outcome, RunSignals, run as run_machine};
 use vmm::spec::{CpuCount, MachineSpec, SerialSpec, StatsSpec, place};
 use vmm::stats::{StartupTimes, Stopwatch, micros};
 
@@ -93,8 +93,20 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
     // What is wrong with all else is told before a device leaves its driver.
     check_host(&spec, &managed)?;
     let api = api::serve(arguments.api_socket.as_deref(), arguments.name.as_deref())?;
+    let set_up = |error: MachineError| Failure {
+        exit: Exit::HostSetUp,
+        problems: vec![error.problem()],
+    };
+    let mut signals = None;
+    if api.is_some() || !managed.is_empty() {
+        // From here on no signal may end this process before it has given the devices back and removed its socket.
+        signals = Some(RunSignals::catch().map_err(set_up)?);
+    }
     // Given back when this is dropped, after the machine, which has them open, is gone.
     let bound = Managed::bind(loans)?;
+    if signals.as_mut().is_some_and(RunSignals::stop_came) {
+        return Ok(Exit::Stopped.into());
+    }
     if !managed.is_empty() {
         check_host(&spec, &[])?;
     }
@@ -105,12 +117,12 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
             ..StartupTimes::default()
         },
     };
-    let set_up = |error: vmm::machine::MachineError| Failure {
-        exit: Exit::HostSetUp,
-        problems: vec![error.problem()],
-    };
     let machine = Machine::build(spec, stopwatch).map_err(set_up)?;
-    let outcome = run_machine(machine, api.clone()).map_err(set_up)?;
+    let signals = match signals {
+        Some(signals) => signals,
+        None => RunSignals::catch().map_err(set_up)?,
+    };
+    let outcome = run_machine(machine, signals, api.clone()).map_err(set_up)?;
     drop(bound);
     tell(&outcome);
     let code = exit_code(&outcome);

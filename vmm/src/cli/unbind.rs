@@ -2,11 +2,10 @@
 
 use super::Failure;
 use super::bind::{self, Work, addresses, driver_name, short};
-use devices::driver::Binder;
-use devices::host::{HostError, HostFunction, HostRoot, Problem, explain_busy};
+use devices::driver::{Binder, DriverError};
+use devices::host::{HostError, HostFunction, HostRoot, Problem, explain_busy, is_vfio};
 use devices::pci::HostSbdf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Give devices back to the drivers that ferry bind took them from
 #[derive(clap::Args)]
@@ -26,7 +25,7 @@ pub(super) struct Arguments {
 /// fails in the middle does not keep the others from their drivers.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let devices = addresses(&arguments.devices)?;
-    let work = Work::begin("unbind", Duration::ZERO)?;
+    let work = Work::begin("unbind")?;
     let binder = work.binder();
     let mut functions = unbindable(&binder, &devices)?;
     let mut problems = Vec::new();
@@ -39,25 +38,71 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let names = work.root.pci_names(&functions);
     for function in &functions {
-        match binder.unbind(function.sbdf) {
-            Ok(driver) => bind::say(std::iter::once(format!(
-                "{} {}: {} -> {}\n",
+        match give_back(&binder, function) {
+            Ok(to) => bind::say(std::iter::once(format!(
+                "{} {}: {} -> {to}\n",
                 short(function.sbdf),
                 names.kind(function),
                 driver_name(function.driver.as_deref()),
-                driver_name(driver.as_deref()),
             ))),
-            Err(error) => {
-                let cause = error.problem();
-                problems.push(Problem::new(
-                    format!("{function} is not back on its driver"),
-                    format!("{}: {}", cause.what, cause.why),
-                    cause.remedy,
-                ));
-            }
+            Err(problem) => problems.push(problem),
         }
     }
     done(problems).map(|()| ExitCode::SUCCESS)
+}
+
+/// Tells who has it then.
+fn give_back(binder: &Binder<'_>, function: &HostFunction) -> Result<String, Problem> {
+    let sbdf = function.sbdf;
+    let failed = |error: DriverError| {
+        let cause = error.problem();
+        Problem::new(
+            format!("{function} is not back on its driver"),
+            format!("{}: {}", cause.what, cause.why),
+            cause.remedy,
+        )
+    };
+    let record = binder.records.read(sbdf).map_err(failed)?;
+    let virtual_functions = binder.root.virtual_functions_of(sbdf).unwrap_or_default();
+    let mut driver = binder.unbind(sbdf).map_err(failed)?;
+    if driver.is_none() && record.is_none() {
+        // Its driver may never have been loaded: vfio-pci was quicker.
+        match binder
+            .root
+            .modalias(sbdf)
+            .map(|alias| bind::modprobe(&alias))
+        {
+            Some(Err(why)) => log::info!("no module for {sbdf}: {why}"),
+            _ => driver = binder.unbind(sbdf).map_err(failed)?,
+        }
+    }
+    binder.forget_gone(&virtual_functions).map_err(failed)?;
+    match driver {
+        Some(driver) if is_vfio(&driver) => Err(taken_again(function, &driver)),
+        None if record.is_none() => Ok("no driver, as none of this host takes it".to_owned()),
+        driver => Ok(driver_name(driver.as_deref()).to_owned()),
+    }
+}
+
+/// A vfio driver that has the device without having been told by anyone but its configuration.
+fn taken_again(function: &HostFunction, driver: &str) -> Problem {
+    let HostFunction {
+        sbdf,
+        vendor,
+        device,
+        ..
+    } = function;
+    Problem::new(
+        format!("{function} is on {driver} again"),
+        format!(
+            "{driver} takes every device [{vendor:04x}:{device:04x}] by itself, as its option ids= or its file new_id has it"
+        ),
+        format!(
+            "take the ID from {driver}, and from its options in /etc/modprobe.d or on the kernel's command line for the \
+             next boot: echo {vendor:04x} {device:04x} | sudo tee /sys/bus/pci/drivers/{driver}/remove_id && \
+             sudo ferry unbind {sbdf}"
+        ),
+    )
 }
 
 /// The functions to unbind, each once; or what is wrong with any of them.
@@ -135,7 +180,7 @@ fn held(binder: &Binder<'_>, function: &HostFunction) -> Option<Problem> {
     let record = binder.records.read(function.sbdf).ok().flatten();
     let owner = record.and_then(|record| record.owner);
     held_open(binder.root, function).or_else(|| {
-        let owner = owner.filter(|owner| owner.runs(binder.root))?;
+        let owner = owner.filter(|owner| owner.has_ended(binder.root) != Some(true))?;
         Some(Problem::new(
             format!("{function} is in use"),
             format!("a ferry run has bound it for itself (pid {})", owner.pid),
@@ -144,17 +189,32 @@ fn held(binder: &Binder<'_>, function: &HostFunction) -> Option<Problem> {
     })
 }
 
-/// The kernel would wait until nobody has the device open, and the host's driver can't have a device
-/// whose group a guest has.
+/// The kernel would wait until nobody has the device open, or a virtual function of it, which goes with its driver; and
+/// the host's driver can't have a device whose group a guest has.
 pub(super) fn held_open(root: &HostRoot, function: &HostFunction) -> Option<Problem> {
-    let group = function.group?;
-    let holders = match root.holders_of_group(group) {
-        Ok(holders) => holders,
-        Err(error) => return Some(error.problem()),
+    let look = || -> Result<Option<Problem>, HostError> {
+        if let Some(busy) = busy(root, function)? {
+            return Ok(Some(busy));
+        }
+        for sbdf in root.virtual_functions_of(function.sbdf)? {
+            if let Some(busy) = busy(root, &root.function(sbdf)?)? {
+                let why = format!("{sbdf} goes with its driver, and {}", busy.why);
+                return Ok(Some(Problem { why, ..busy }));
+            }
+        }
+        Ok(None)
     };
-    let busy = explain_busy(root, group);
-    (!holders.is_empty()).then(|| Problem {
+    let busy = look().unwrap_or_else(|error| Some(error.problem()))?;
+    Some(Problem {
         what: format!("{function} is in use"),
         ..busy
     })
+}
+
+fn busy(root: &HostRoot, function: &HostFunction) -> Result<Option<Problem>, HostError> {
+    let Some(group) = function.group else {
+        return Ok(None);
+    };
+    let holders = root.holders_of_group(group)?;
+    Ok((!holders.is_empty()).then(|| explain_busy(root, group)))
 }

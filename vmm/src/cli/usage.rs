@@ -61,11 +61,9 @@ pub(super) fn problem(error: &Error) -> Option<Problem> {
             "none follows it",
             format!("write {option}; {listed}"),
         ),
-        ErrorKind::ArgumentConflict => Problem::new(
-            format!("{name} is given twice"),
-            "a guest has only one",
-            format!("leave one {name} out"),
-        ),
+        ErrorKind::ArgumentConflict => {
+            conflict(&command, &option, &word(ContextKind::PriorArg), &listed)
+        }
         ErrorKind::TooManyValues => Problem::new(
             format!("{name} takes no value"),
             format!("'{}' follows it", word(ContextKind::InvalidValue)),
@@ -77,6 +75,26 @@ pub(super) fn problem(error: &Error) -> Option<Problem> {
             listed,
         ),
     })
+}
+
+/// An option given twice, or with one that it doesn't go with.
+fn conflict(command: &str, option: &str, other: &str, listed: &str) -> Problem {
+    let name = option.split(' ').next().unwrap_or_default();
+    let other = other.split(' ').next().unwrap_or_default();
+    if matches!(name, "--report" | "--save-report") && other != name {
+        return Problem::new(
+            format!("{name} doesn't go with {other}"),
+            "one is about another host, the other about this one",
+            format!("leave one of them out; {listed}"),
+        );
+    }
+    let why = match (option.contains(' '), command) {
+        (true, "run") => "a guest has only one",
+        (true, _) => "only one of its values can be meant",
+        (false, _) => "once is enough",
+    };
+    let remedy = format!("leave one {name} out");
+    Problem::new(format!("{name} is given twice"), why, remedy)
 }
 
 fn unknown(error: &Error, argument: &str, listed: String) -> Problem {
@@ -186,6 +204,16 @@ mod tests {
             "leave one --kernel out",
         );
         tells(
+            "ferry check --report a --save-report b",
+            "--report doesn't go with --save-report",
+            "leave one of them out; all options are listed by: ferry check --help",
+        );
+        tells(
+            "ferry check --report a --report b",
+            "--report is given twice",
+            "leave one --report out",
+        );
+        tells(
             "ferry run --kernel k --no-reboot=1",
             "--no-reboot takes no value",
             "write --no-reboot",
@@ -200,6 +228,29 @@ mod tests {
             "ferry start is not understood",
             "a guest is started by: ferry run --kernel PATH",
         );
+    }
+
+    #[test]
+    fn what_is_given_twice_is_told_by_what_it_is() {
+        for (line, why) in [
+            ("ferry run --kernel k --kernel k", "a guest has only one"),
+            (
+                "ferry run --kernel k --no-reboot --no-reboot",
+                "once is enough",
+            ),
+            ("ferry bind --group --group 01:00.0", "once is enough"),
+            ("ferry bind --force 01:00.0 --force", "once is enough"),
+            (
+                "ferry check --memory 1G --memory 2G",
+                "only one of its values can be meant",
+            ),
+        ] {
+            let text = told(line).unwrap();
+            assert!(
+                text.contains(&format!("is given twice\n  why: {why}\n")),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -2,16 +2,15 @@
 
 use super::bind::{Work, host_problem, say};
 use super::devices::{Entry, table};
-use super::{Failure, address, link};
+use super::{Failure, address, for_reader, link};
 use devices::driver::{
-    LinkSetting, RouteNetlink, VirtualFunctionsError, VirtualLink, link_of, set_link,
-    set_virtual_functions,
+    BoundRecords, DriverError, LinkSetting, RouteNetlink, VirtualFunctionsError, VirtualLink,
+    link_of, nobody_loses, set_link, set_virtual_functions,
 };
 use devices::host::{HostError, HostRoot, ListedFunction, Problem};
 use devices::pci::HostSbdf;
 use serde::Serialize;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Make, set up, remove and list virtual functions of a device (SR-IOV), each of which a guest can have
 #[derive(clap::Args)]
@@ -81,13 +80,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             let device = address(&set.device).map_err(Failure::usage)?;
             let settings = set.settings().map_err(Failure::usage)?;
             set.makes_sense(&settings).map_err(Failure::usage)?;
-            let _work = Work::begin("vf set", Duration::ZERO)?;
+            let work = Work::begin("vf set")?;
             let functions = match set.count {
-                Some(count) => set_virtual_functions(&root, &root, device, (count, set.force))
-                    .map_err(|error| host_problem(error.problem()))?,
+                Some(count) => make(&work, device, (count, set.force), &settings)?,
                 None => vec![device],
             };
-            set_up(&root, &functions, &settings)?;
+            set_up(&work, &functions, &settings).map_err(|error| set.refused(&error))?;
             listed(&root, device, &functions, false)?
         }
     };
@@ -105,6 +103,15 @@ impl Set {
             link::setting(name, value, &written)
         });
         made.collect()
+    }
+
+    /// Why the settings are not there.
+    fn refused(&self, error: &DriverError) -> Failure {
+        let mut problem = error.problem();
+        if self.count.is_some() {
+            problem.why += "; the virtual functions are there, and none has the settings";
+        }
+        host_problem(problem)
     }
 
     fn makes_sense(&self, settings: &[LinkSetting]) -> Result<(), Problem> {
@@ -136,17 +143,36 @@ impl Set {
     }
 }
 
-/// Gives all of them the settings, or none.
+/// Makes virtual functions, and forgets those that are gone.
+fn make(
+    work: &Work,
+    device: HostSbdf,
+    count: (u64, bool),
+    settings: &[LinkSetting],
+) -> Result<Vec<HostSbdf>, Failure> {
+    let root = &work.root;
+    let failed = |error: VirtualFunctionsError| host_problem(error.problem());
+    let before = root.virtual_functions_of(device).unwrap_or_default();
+    // As many as there are stay, and so does who has them.
+    if !settings.is_empty() {
+        nobody_loses(root, device, count.1).map_err(failed)?;
+    }
+    let made = set_virtual_functions(root, root, device, count);
+    let forgotten = work.binder().forget_gone(&before);
+    let made = made.map_err(failed)?;
+    forgotten.map_err(|error| host_problem(error.problem()))?;
+    Ok(made)
+}
+
+/// Gives all of them the settings, or none. The user's word holds also when a run gives one of them back that it has set up.
 fn set_up(
-    root: &HostRoot,
+    work: &Work,
     functions: &[HostSbdf],
     settings: &[LinkSetting],
-) -> Result<(), Failure> {
-    if settings.is_empty() {
-        return Ok(());
-    }
+) -> Result<(), DriverError> {
+    let root = &work.root;
     let mut former: Vec<(HostSbdf, Vec<LinkSetting>)> = Vec::new();
-    for sbdf in functions {
+    for sbdf in functions.iter().filter(|_| !settings.is_empty()) {
         match set_link(root, &RouteNetlink, *sbdf, settings) {
             Ok(before) => former.push((*sbdf, before)),
             Err(error) => {
@@ -155,9 +181,10 @@ fn set_up(
                         log::warn!("{error}, which it had before");
                     }
                 }
-                return Err(host_problem(error.problem()));
+                return Err(error.into());
             }
         }
+        work.binder().settle(*sbdf, settings)?;
     }
     Ok(())
 }
@@ -218,9 +245,7 @@ fn listed(
     if functions.is_empty() && !json {
         let total = root.virtual_functions(device).map_err(unreadable)?;
         let total = total.map_or(0, |some| some.total);
-        return Ok(format!(
-            "{device} has no virtual functions; it may have {total}: ferry vf set {device} COUNT\n"
-        ));
+        return Ok(for_reader(none(device, total)));
     }
     let all = root.inventory().map_err(unreadable)?;
     let found = |sbdf: &HostSbdf| all.iter().find(|one| one.function.sbdf == *sbdf);
@@ -235,10 +260,11 @@ fn listed(
         })
     };
     if json {
+        let records = BoundRecords::of(root).map_err(unreadable)?;
         let entries: Vec<_> = shown
             .iter()
             .map(|one| VirtualEntry {
-                entry: Entry::new(one, &names),
+                entry: Entry::new(one, &names, records.is_stale(root, one.function.sbdf)),
                 link: link(one).map(Link::from),
             })
             .collect();
@@ -250,6 +276,16 @@ fn listed(
         .filter_map(|one| Some((one.function.sbdf, link::line(&link(one)?))))
         .collect();
     Ok(table::table(&shown, &names, &notes))
+}
+
+/// What to say of a device that may have `total` virtual functions.
+fn none(device: HostSbdf, total: u64) -> String {
+    match total {
+        0 => format!("{device} has no virtual functions, and its driver allows none.\n"),
+        _ => format!(
+            "{device} has no virtual functions; it may have {total}: sudo ferry vf set {device} COUNT\n"
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -298,5 +334,14 @@ mod tests {
         ] {
             assert_eq!(told(words), None, "{words}");
         }
+    }
+
+    #[test]
+    fn device_that_may_have_none_gets_no_hint_how_to_make_some() {
+        let device = "01:00.0".parse().unwrap();
+        assert!(
+            none(device, 7).ends_with("; it may have 7: sudo ferry vf set 0000:01:00.0 COUNT\n")
+        );
+        assert!(none(device, 0).ends_with(", and its driver allows none.\n"));
     }
 }

@@ -7,7 +7,7 @@ use super::console::ConsoleInput;
 use super::mailbox::StopCause;
 use super::pause::Paused;
 use super::removal::{ErrorResponse, Removals, respond};
-use super::signals::{drain, signal_pipe};
+use super::signals::{Caught, RunSignals};
 use super::vcpu_loop::VcpuThread;
 use super::{MachineError, Outcome, platform, process, report};
 use crate::api::Server;
@@ -16,11 +16,9 @@ use crate::stats::{Departure, RemovedReport};
 use devices::machine::MachineEvent;
 use devices::pci::GuestBdf;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
@@ -89,14 +87,19 @@ impl Source {
     }
 }
 
-/// Runs the guest until it ends, and carries out what the clients of `api` ask for.
+/// Runs the guest until it ends, or one of `signals` stops it: a signal that came before this, too. Carries out what the clients
+/// of `api` ask for.
 ///
 /// # Errors
 /// [`MachineError`] when the host can't start the machine.
-pub fn run(machine: Machine, api: Option<Arc<Server>>) -> Result<Outcome, MachineError> {
+pub fn run(
+    machine: Machine,
+    signals: RunSignals,
+    api: Option<Arc<Server>>,
+) -> Result<Outcome, MachineError> {
     let mut manager = EventManager::new()
         .map_err(|error| process("epoll")(io::Error::other(error.to_string())))?;
-    let id = manager.add_subscriber(Control::new(machine, api)?);
+    let id = manager.add_subscriber(Control::new(machine, signals, api)?);
     let mut failed = None;
     while failed.is_none() {
         failed = manager.run().err();
@@ -131,8 +134,8 @@ struct Control {
     machine: Machine,
     threads: Vec<VcpuThread>,
     input: Option<ConsoleInput>,
-    stop_signal: UnixStream,
-    stats_signal: UnixStream,
+    stop_signal: Caught,
+    stats_signal: Caught,
     triggers: BTreeMap<GuestBdf, Triggers>,
     removals: Removals,
     /// Runs until the next deadline of `removals`.
@@ -144,9 +147,11 @@ struct Control {
 }
 
 impl Control {
-    fn new(mut machine: Machine, api: Option<Arc<Server>>) -> Result<Self, MachineError> {
-        let stop_signal = signal_pipe(&[SIGTERM, SIGINT, SIGHUP])?;
-        let stats_signal = signal_pipe(&[SIGUSR1])?;
+    fn new(
+        mut machine: Machine,
+        signals: RunSignals,
+        api: Option<Arc<Server>>,
+    ) -> Result<Self, MachineError> {
         let triggers = device_triggers(&machine)?;
         let timer =
             TimerFd::new().map_err(|error| process("timerfd_create")(io::Error::from(error)))?;
@@ -156,8 +161,8 @@ impl Control {
             machine,
             threads,
             input,
-            stop_signal,
-            stats_signal,
+            stop_signal: signals.stop,
+            stats_signal: signals.stats,
             triggers,
             removals: Removals::default(),
             timer,
@@ -391,11 +396,11 @@ impl Control {
                 }
             }
             Source::StopSignal => {
-                drain(&mut self.stop_signal);
+                self.stop_signal.take();
                 self.stopped(StopCause::Stopped, ops);
             }
             Source::StatsSignal => {
-                drain(&mut self.stats_signal);
+                self.stats_signal.take();
                 self.write_stats();
             }
             Source::Ejected => self.take_ejected(ops),

@@ -28,6 +28,7 @@ pub use builder::Machine;
 pub use control::run;
 pub use kernel::{ImageFile, Kernel, KernelError};
 pub use mailbox::StopCause;
+pub use signals::RunSignals;
 
 use crate::kvm::{KvmError, RoutingError, VcpuSetupError};
 use crate::memory::{MapError, RamError};

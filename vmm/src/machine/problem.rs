@@ -299,13 +299,18 @@ fn container(error: &ContainerError) -> Problem {
             {
                 return explain_eperm_on_attach(&root, *sbdf, group);
             }
-            (GroupError::Elsewhere { .. }, Some(group)) => {
+            (GroupError::Elsewhere { group, .. }, _) => {
                 return Problem::new(
                     format!("{sbdf} can't be assigned"),
-                    format!(
-                        "whoever opened /dev/vfio/{group} has put it into a container that ferry does not have"
-                    ),
-                    "pass that, too (--vfio-container fd=N), or leave the group out of it",
+                    format!("whoever has passed /dev/vfio/{group} has a device of it open"),
+                    "open the group and nothing of it there",
+                );
+            }
+            (GroupError::SharedContainer, _) => {
+                return Problem::new(
+                    format!("{sbdf} can't be assigned"),
+                    "the container that was passed has another group in it, whose devices would reach guest RAM, too",
+                    "pass a container of its own, or leave --vfio-container out",
                 );
             }
             _ => {}

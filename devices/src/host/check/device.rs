@@ -8,7 +8,6 @@ use crate::host::problem::Problem;
 use crate::host::root::HostRoot;
 use crate::host::{iommu, vfio_node};
 use crate::pci::HostSbdf;
-use crate::pci::capability::{self, ExtendedCapabilityId};
 
 pub(super) fn check(
     root: &HostRoot,
@@ -62,7 +61,7 @@ fn host_uses(root: &HostRoot, function: &HostFunction, findings: &mut Findings) 
     if function.on_vfio() {
         return;
     }
-    match root.host_uses(function.sbdf) {
+    match root.host_uses_by_processes(function.sbdf) {
         Ok(uses) if uses.is_empty() => {}
         Ok(uses) => {
             let uses: Vec<_> = uses.iter().map(ToString::to_string).collect();
@@ -106,10 +105,11 @@ fn whole_group(
         Ok(Some(obstacle)) => findings.problem(TOPIC, &obstacle.problem()),
         Err(error) => findings.unreadable(TOPIC, &error),
     }
-    if members.len() > 1
-        && let Some(fact) = why_shared(root, &members)
-    {
-        findings.tell(Mark::Caution, "isolation", fact);
+    if members.len() > 1 {
+        match root.why_shared(sbdf, &members) {
+            Ok(fact) => findings.tell(Mark::Caution, "isolation", fact),
+            Err(error) => findings.unreadable("isolation", &error),
+        }
     }
 }
 
@@ -126,53 +126,6 @@ fn members_of(id: u32, sbdf: HostSbdf, members: &[HostFunction]) -> String {
         return format!("{id}, alone in it");
     }
     format!("{id}, with {}", others.join(", "))
-}
-
-/// Why members share a group: a bridge of theirs that forwards requests among them instead of up to the IOMMU, as it
-/// lacks Access Control Services (PCI Express 5.0 section 6.12), or a bus that tells the IOMMU nothing of who asks.
-fn why_shared(root: &HostRoot, members: &[HostFunction]) -> Option<String> {
-    const EXTENDED: usize = 0x100;
-    for bridge in members.iter().filter(|member| member.class >> 8 == 0x0604) {
-        let path = root.path(function::directory(bridge.sbdf).join("config"));
-        let Ok(config) = std::fs::read(path) else {
-            continue;
-        };
-        if capability::find(&config, capability::CapabilityId::PCI_EXPRESS).is_none()
-            || is_to_pci(&config)
-        {
-            return Some(format!(
-                "{} leads to a conventional PCI bus, whose devices an IOMMU can't tell apart",
-                bridge.sbdf
-            ));
-        }
-        let whole = config.len() > EXTENDED;
-        if whole && capability::find_extended(&config, ExtendedCapabilityId::ACS).is_none() {
-            return Some(format!(
-                "{} has no Access Control Services, so what is below it can reach each other past the IOMMU",
-                bridge.sbdf
-            ));
-        }
-    }
-    let same_slot = members.windows(2).all(|pair| match pair {
-        [one, other] => {
-            one.sbdf.to_string().split('.').next() == other.sbdf.to_string().split('.').next()
-        }
-        _ => true,
-    });
-    same_slot.then(|| {
-        "its functions don't promise to keep from each other (Access Control Services)".to_owned()
-    })
-}
-
-/// Whether a bridge is a PCI Express to PCI bridge: Device/Port Type 7 (PCI Express 5.0 section 7.5.3.2).
-fn is_to_pci(config: &[u8]) -> bool {
-    const CAPABILITIES: usize = 2;
-    const PORT_TYPE: u8 = 0xf0;
-    const TO_PCI: u8 = 7 << 4;
-    let express = capability::find(config, capability::CapabilityId::PCI_EXPRESS);
-    express
-        .and_then(|found| config.get(usize::from(found.offset) + CAPABILITIES))
-        .is_some_and(|low| low & PORT_TYPE == TO_PCI)
 }
 
 fn node(
@@ -246,7 +199,7 @@ fn bars(root: &HostRoot, sbdf: HostSbdf, findings: &mut Findings) {
             .split_whitespace()
             .filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
         let (start, end, flags) = (numbers.next()?, numbers.next()?, numbers.next()?);
-        (flags & MEMORY != 0 && end > start).then(|| end - start + 1)
+        (flags & MEMORY != 0 && end > start).then(|| (end - start).saturating_add(1))
     });
     let (mut largest, mut total) = (0, 0_u64);
     for size in sizes {

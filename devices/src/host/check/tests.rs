@@ -2,8 +2,6 @@ use super::*;
 use crate::host::Verdict;
 use crate::host::saved::{FakeLimits, GIB, GPU, NIC, ROOT_PORT, SavedHost, sbdf};
 
-const CONFIG: &str = "sys/bus/pci/devices/0000:00:01.0/config";
-
 fn findings(host: &SavedHost, devices: &[&str], limits: &FakeLimits) -> Vec<Finding> {
     let devices: Vec<_> = devices.iter().map(|text| sbdf(text)).collect();
     let request = CheckRequest {
@@ -49,6 +47,7 @@ fn every_fact_of_a_healthy_host_is_told_once() {
             "IOMMU",
             "interrupt remapping",
             "VFIO",
+            "iommufd",
             "locked memory",
             "driver",
             "group",
@@ -155,30 +154,30 @@ fn allowing_unsafe_interrupts_is_told_with_what_it_gives_away() {
 }
 
 #[test]
-fn the_bridge_that_makes_a_group_large_is_named() {
+fn why_a_group_is_large_is_told_of_one_with_several_members() {
     let host = host();
-    let isolation = |host: &SavedHost| {
-        let all = complaints(host, &[GPU.0]);
+    let isolation = |address| {
+        let all = complaints(&host, &[address]);
         let found = all.into_iter().find(|(topic, ..)| *topic == "isolation");
-        found.map(|(.., fact)| fact).unwrap_or_default()
+        found.map(|(.., fact)| fact)
     };
-    // PCI Express capability of a root port, no extended capability.
-    let mut config = [0_u8; 4096];
-    config[0x06] = 0x10;
-    config[0x0e] = 1;
-    config[0x34] = 0x40;
-    config[0x40] = 0x10;
-    config[0x42] = 0x42;
-    host.file(CONFIG, config);
-    assert!(isolation(&host).starts_with("0000:00:01.0 has no Access Control Services"));
-    config[0x42] = 0x72;
-    host.file(CONFIG, config);
-    assert!(isolation(&host).contains("leads to a conventional PCI bus"));
-    // With ACS the port is not the cause.
-    config[0x42] = 0x42;
-    config[0x100..0x104].copy_from_slice(&[0x0d, 0x00, 0x01, 0x00]);
-    host.file(CONFIG, config);
-    assert_eq!(isolation(&host), "");
+    assert_eq!(isolation(NIC.0), None);
+    assert!(isolation(GPU.0).unwrap().starts_with("only root can read"));
+}
+
+#[test]
+fn iommufd_is_told_of_and_never_missed() {
+    let host = host();
+    let fact = |host: &SavedHost| {
+        let all = findings(host, &[], &FakeLimits::generous());
+        let found = all.into_iter().find(|finding| finding.topic == "iommufd");
+        let found = found.unwrap();
+        assert_eq!(found.mark, Mark::Good);
+        found.fact
+    };
+    assert!(fact(&host).starts_with("not there"));
+    host.file("sys/class/misc/iommu/dev", "10:125\n");
+    assert!(fact(&host).starts_with("there"));
 }
 
 #[test]

@@ -56,6 +56,14 @@ pub(super) fn left_out(count: usize) -> String {
     }
 }
 
+/// What to say where records, or the processes that they name, can't be seen.
+pub(super) fn unseen(hidden: bool) -> &'static str {
+    match hidden {
+        true => "\nOnly root can see whether a ferry run that was killed has left devices bound.\n",
+        false => "",
+    }
+}
+
 /// The address without its segment, where that is 0.
 fn short(sbdf: HostSbdf) -> Option<String> {
     sbdf.to_string().strip_prefix("0000:").map(str::to_owned)
