@@ -40,6 +40,12 @@ impl GenericEventDevice {
         self.drive(true);
     }
 
+    /// Whether the guest has not yet been told of `event`.
+    #[must_use]
+    pub fn pending(&self, event: GenericEvent) -> bool {
+        *self.lock() & event as u8 != 0
+    }
+
     /// Forgets what the guest was not told yet.
     pub fn reset(&self) {
         self.take();
@@ -103,7 +109,9 @@ mod tests {
         let device = GenericEventDevice::new(Box::new(line.clone()));
         device.raise(GenericEvent::PciHotplug);
         device.raise(GenericEvent::PowerButton);
+        assert!(device.pending(GenericEvent::PowerButton));
         assert_eq!(read(&device), 3);
+        assert!(!device.pending(GenericEvent::PowerButton));
         assert!(!line.asserted());
     }
 

@@ -157,6 +157,7 @@ fn answers_are_as_described() {
         serial: SerialSpec::File("/tmp/console".into()),
         stats: None,
         no_reboot: false,
+        stop_timeout: Default::default(),
     };
     let info = VmInfo::new(&spec, &[&devices[0]], State::Paused);
     let info = serde_json::to_value(info).unwrap();

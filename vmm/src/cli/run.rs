@@ -13,7 +13,7 @@ use devices::vfio::PassedDescriptors;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vmm::machine::{Machine, MachineError, Outcome, RunSignals, run as run_machine};
 use vmm::spec::{CpuCount, MachineSpec, SerialSpec, StatsSpec, place};
 use vmm::stats::{StartupTimes, Stopwatch, micros};
@@ -74,6 +74,14 @@ pub(super) struct Arguments {
     /// End, with exit code 12 (6 after a triple fault), instead of booting the guest again
     #[arg(long)]
     no_reboot: bool,
+    /// How long the guest may take to power itself off on SIGTERM, before it is stopped. 0: at once
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "30",
+        allow_negative_numbers = true
+    )]
+    stop_timeout: String,
     /// Listen at PATH for ferry info, pause and so on --socket PATH, and for programs (docs/api.md)
     #[arg(long, value_name = "PATH")]
     api_socket: Option<PathBuf>,
@@ -223,6 +231,7 @@ impl Arguments {
             serial: serial(&self.serial)?,
             stats: self.stats.as_deref().map(stats).transpose()?,
             no_reboot: self.no_reboot,
+            stop_timeout: stop_timeout(&self.stop_timeout)?,
         })
     }
 }
@@ -235,6 +244,20 @@ fn cpus(text: &str) -> Result<CpuCount, Problem> {
             "give a number in that range, e.g. --cpus 4",
         )
     })
+}
+
+fn stop_timeout(text: &str) -> Result<Duration, Problem> {
+    let seconds = text.parse::<u32>().ok();
+    let seconds = seconds.filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    seconds
+        .map(|seconds| Duration::from_secs(seconds.into()))
+        .ok_or_else(|| {
+            Problem::new(
+                format!("--stop-timeout {} is not understood", shown(text)),
+                format!("it is no whole number of seconds up to {}", u32::MAX),
+                "give a number, e.g. --stop-timeout 60, or 0 to stop at once",
+            )
+        })
 }
 
 fn peer_to_peer(text: &str) -> Result<bool, Problem> {

@@ -1,7 +1,11 @@
 //! The control thread: waits for what ends, resets or interrupts a guest, and for the user.
 
 mod commands;
+mod source;
+mod termination;
 
+use self::source::Source;
+use self::termination::Termination;
 use super::builder::{Machine, chain};
 use super::console::ConsoleInput;
 use super::mailbox::StopCause;
@@ -24,68 +28,6 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
-
-/// What an event is about; the tag given to epoll.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Mailbox,
-    Input,
-    Drained,
-    StopSignal,
-    StatsSignal,
-    /// The guest has ejected slots.
-    Ejected,
-    /// The guest's time to eject a slot is over.
-    Overdue,
-    /// A client of the API wants something.
-    Api,
-    /// A device's error interrupt.
-    DeviceError(GuestBdf),
-    /// The host wants a device back.
-    DeviceRequest(GuestBdf),
-}
-
-/// Tags from here on are devices', two for each place on the guest's bus.
-const FIRST_DEVICE_TAG: u32 = 16;
-
-impl Source {
-    fn tag(self) -> u32 {
-        match self {
-            Self::Mailbox => 0,
-            Self::Input => 1,
-            Self::Drained => 2,
-            Self::StopSignal => 3,
-            Self::StatsSignal => 4,
-            Self::Ejected => 5,
-            Self::Overdue => 6,
-            Self::Api => 7,
-            Self::DeviceError(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()),
-            Self::DeviceRequest(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()) + 1,
-        }
-    }
-
-    fn of(tag: u32) -> Option<Self> {
-        let fixed = [
-            Self::Mailbox,
-            Self::Input,
-            Self::Drained,
-            Self::StopSignal,
-            Self::StatsSignal,
-            Self::Ejected,
-            Self::Overdue,
-            Self::Api,
-        ];
-        let Some(of_device) = tag.checked_sub(FIRST_DEVICE_TAG) else {
-            return fixed.into_iter().find(|source| source.tag() == tag);
-        };
-        let devfn = u8::try_from(of_device / 2).ok()?;
-        let guest = GuestBdf::new(devfn >> 3, devfn & 7)?;
-        Some(match of_device % 2 {
-            0 => Self::DeviceError(guest),
-            _ => Self::DeviceRequest(guest),
-        })
-    }
-}
 
 /// Runs the guest until it ends, or one of `signals` stops it: a signal that came before this, too. Carries out what the clients
 /// of `api` ask for.
@@ -135,14 +77,16 @@ struct Control {
     threads: Vec<VcpuThread>,
     input: Option<ConsoleInput>,
     stop_signal: Caught,
+    terminate_signal: Caught,
     stats_signal: Caught,
     triggers: BTreeMap<GuestBdf, Triggers>,
     removals: Removals,
-    /// Runs until the next deadline of `removals`.
+    /// Runs until the next deadline of `removals` and `termination`.
     timer: TimerFd,
     api: Option<Arc<Server>>,
     /// Since when no vCPU runs, if that is what the user wants.
     paused: Option<Option<Paused>>,
+    termination: Option<Termination>,
     ended: Option<Outcome>,
 }
 
@@ -162,12 +106,14 @@ impl Control {
             threads,
             input,
             stop_signal: signals.stop,
+            terminate_signal: signals.terminate,
             stats_signal: signals.stats,
             triggers,
             removals: Removals::default(),
             timer,
             api,
             paused: None,
+            termination: None,
             ended: None,
         })
     }
@@ -303,13 +249,16 @@ impl Control {
     }
 
     fn set_timer(&mut self) {
-        let set = match self.removals.next(Instant::now()) {
+        let now = Instant::now();
+        let termination = self.termination.map(|termination| termination.next(now));
+        let next = self.removals.next(now).into_iter().chain(termination).min();
+        let set = match next {
             // Zero would stop it.
             Some(left) => self.timer.reset(left.max(Duration::from_millis(1)), None),
             None => self.timer.clear(),
         };
         if let Err(error) = set {
-            log::error!("the timer for devices that are to leave can't be set: {error}");
+            log::error!("the timer for what is to end can't be set: {error}");
         }
     }
 
@@ -319,6 +268,7 @@ impl Control {
         for slot in self.removals.overdue(Instant::now()) {
             self.take_away(slot, Departure::Taken, ops);
         }
+        self.end_termination(ops);
         self.set_timer();
     }
 
@@ -399,6 +349,10 @@ impl Control {
                 self.stop_signal.take();
                 self.stopped(StopCause::Stopped, ops);
             }
+            Source::TerminateSignal => {
+                let count = self.terminate_signal.take();
+                self.terminate(count, ops);
+            }
             Source::StatsSignal => {
                 self.stats_signal.take();
                 self.write_stats();
@@ -435,6 +389,7 @@ impl MutEventSubscriber for Control {
         let mut sources = vec![
             (mailbox.notified().as_raw_fd(), Source::Mailbox),
             (self.stop_signal.as_raw_fd(), Source::StopSignal),
+            (self.terminate_signal.as_raw_fd(), Source::TerminateSignal),
             (self.stats_signal.as_raw_fd(), Source::StatsSignal),
             (self.machine.hotplug.notified().as_raw_fd(), Source::Ejected),
             (self.timer.as_raw_fd(), Source::Overdue),

@@ -112,6 +112,12 @@ impl Hotplug {
         self.events.raise(GenericEvent::PowerButton);
     }
 
+    /// Whether the guest has not yet asked which button was pressed.
+    #[must_use]
+    pub(super) fn power_button_unheard(&self) -> bool {
+        self.events.pending(GenericEvent::PowerButton)
+    }
+
     /// Becomes readable when the guest has ejected something.
     #[must_use]
     pub(super) fn notified(&self) -> &EventFd {
