@@ -5,7 +5,7 @@ use serde_json::json;
 use std::thread;
 use std::time::{Duration, Instant};
 use tests::site::{self, Kernel};
-use tests::{Api, Guest, Peer, Run, figure};
+use tests::{Api, Guest, MOMENT, Peer, Run, figure, until};
 
 /// How long guests are paused here: longer than the second that a clock may be behind.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -103,11 +103,45 @@ fn a_paused_guest_loses_no_packet() {
         api.ok(&["resume"]);
         thread::sleep(Duration::from_millis(300));
     }
-    let ping = guest.end(tests::MOMENT).text;
+    let ping = guest.end(MOMENT).text;
     assert!(ping.contains(" 0% packet loss"), "{ping}");
     flood.stop(&mut guest);
     let exchange = peer.exchange(&mut guest, 16 << 20);
     assert_eq!(exchange.exits.total(), 0, "{}", exchange.exits);
+    guest.stop();
+}
+
+/// The driver's write that lets the card do DMA may be waiting for RAM to be mapped when the guest is paused: it must not get lost.
+#[test]
+fn a_guest_that_is_paused_all_the_time_it_boots_has_its_network_card() {
+    let peer = Peer::up();
+    let nic = site::device("nic").assign();
+    let api = Api::new();
+    let run = Run::new(Kernel::Elf)
+        .memory("2G")
+        .modules("igb")
+        .device(&nic, "");
+    let ferry = api.of(run).start();
+    until("the socket", MOMENT, || api.socket().exists().then_some(()));
+    let (mut refused, mut paused) = (0, 0);
+    while !ferry.console().text().contains("# ") {
+        let (status, body) = api.request("PUT", "vm.pause", "");
+        match status {
+            204 => paused += 1,
+            _ => {
+                assert!(body[1].as_str().unwrap().contains("being mapped"), "{body}");
+                refused += 1;
+            }
+        }
+        let _ = api.request("PUT", "vm.resume", "");
+        thread::sleep(Duration::from_millis(50));
+    }
+    figure(&format!("{refused} pauses refused, {paused} made"));
+    assert!(refused > 0 && paused > 0);
+    let mut guest = Guest::of(ferry);
+    peer.set_up_guest(&mut guest);
+    let ping = peer.ping(&mut guest, 5);
+    assert!(ping.contains(" 0% packet loss"), "{ping}");
     guest.stop();
 }
 

@@ -33,3 +33,15 @@ pub use route::ROOT;
 pub use server::Server;
 pub use socket::{ApiSocket, SocketError};
 pub use view::{Ping, State, VmInfo};
+
+/// Understands the first request of what a client has sent, and does nothing with it.
+#[cfg(fuzzing)]
+pub fn understand(bytes: &[u8]) {
+    if let Ok(Some(head)) = Head::parse(bytes) {
+        let rest = bytes.get(head.len..).unwrap_or_default();
+        let body = rest
+            .get(..head.body_len.min(rest.len()))
+            .unwrap_or_default();
+        let _ = route::command(&head.method, &head.path, body);
+    }
+}

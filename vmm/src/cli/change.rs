@@ -5,6 +5,7 @@ use super::{Failure, device, shown};
 use devices::host::Problem;
 use serde_json::{Map, Value, json};
 use std::fs;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -71,7 +72,8 @@ impl Add {
         let added = guest.ask("PUT", "vm.add-device", Some(&body), None)?;
         let added = added.unwrap_or_default();
         let word = |key: &str| added[key].as_str().unwrap_or("?").to_owned();
-        println!("{} is at {} in the guest", word("id"), word("bdf"));
+        let text = format!("{} is at {} in the guest\n", word("id"), word("bdf"));
+        let _ = io::stdout().write_all(text.as_bytes());
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -3,6 +3,7 @@
 use super::Failure;
 use super::guest::Target;
 use serde_json::Value;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Say what a running guest is made of, and whether it runs
@@ -20,12 +21,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let guest = arguments.target.guest()?;
     let info = guest.get("vm.info")?;
     if arguments.json {
-        println!("{info:#}");
+        // A reader that has gone wanted no more.
+        let _ = writeln!(io::stdout(), "{info:#}");
         return Ok(ExitCode::SUCCESS);
     }
     let ping = guest.get("vmm.ping")?;
     let stats = guest.get("ferry.stats")?;
-    print!("{}", text(&info, &ping, &stats));
+    let _ = io::stdout().write_all(text(&info, &ping, &stats).as_bytes());
     Ok(ExitCode::SUCCESS)
 }
 

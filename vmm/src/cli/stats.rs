@@ -39,7 +39,8 @@ const CLEAR_BELOW: &str = "\x1b[J";
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let guest = arguments.target.guest()?;
     if !arguments.watch {
-        println!("{:#}", guest.get("ferry.stats")?);
+        // A reader that has gone wanted no more.
+        let _ = writeln!(io::stdout(), "{:#}", guest.get("ferry.stats")?);
         return Ok(ExitCode::SUCCESS);
     }
     if !isatty(rustix::stdio::stdout()) || !isatty(rustix::stdio::stdin()) {

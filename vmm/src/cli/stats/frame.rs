@@ -25,9 +25,8 @@ pub(super) fn lines(before: Option<&Look>, now: &Look) -> Vec<String> {
         now: counts(&now.stats),
         seconds,
     };
-    let mut lines = vec![title(now), String::new()];
+    let mut lines = vec![title(now), heads()];
     lines.extend(exits(&rates));
-    lines.push(String::new());
     lines.extend(devices(&rates, &now.stats));
     lines.push(String::new());
     lines.push(memory(&now.stats));
@@ -131,7 +130,7 @@ fn exits(rates: &Rates) -> Vec<String> {
 fn devices(rates: &Rates, stats: &Value) -> Vec<String> {
     let devices = stats["devices"].as_array().map_or(&[][..], Vec::as_slice);
     if devices.is_empty() {
-        return vec!["NO DEVICES".to_owned()];
+        return vec![String::new(), "NO DEVICES".to_owned()];
     }
     let mut lines = Vec::new();
     for device in devices {
@@ -139,6 +138,7 @@ fn devices(rates: &Rates, stats: &Value) -> Vec<String> {
         let (id, host, guest) = (word("id"), word("host"), word("guest"));
         let armed = device["armed_vectors"].as_array().map_or(0, Vec::len);
         let errors = device["errors"].as_u64().unwrap_or(0);
+        lines.push(String::new());
         lines.push(format!(
             "DEVICE {id}   host {host}   guest {guest}   vectors armed {armed}   errors {errors}"
         ));
@@ -159,6 +159,11 @@ fn memory(stats: &Value) -> String {
         number("/kvm/memslots"),
         number("/kvm/gsis"),
     )
+}
+
+/// What the columns of [`row`] are.
+fn heads() -> String {
+    format!("{:<44}{:>14} {:>14}", "", "a second", "in all")
 }
 
 fn row(name: &str, total: u64, rate: f64) -> String {

@@ -64,6 +64,11 @@ impl Control {
                 "ferry resume lets it run",
             ));
         }
+        // A vCPU that waits for it would be sent away, and its write to a device's command register be lost.
+        if !self.machine.pci.dma().is_ready() {
+            let why = "guest RAM is still being mapped for its devices";
+            return Err(state(why, "try again in a moment"));
+        }
         loop {
             if !self.stop_vcpus() {
                 self.ended = Some(Outcome::HostFailed("a vCPU thread panicked".to_owned()));
