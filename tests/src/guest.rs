@@ -149,7 +149,7 @@ impl Guest {
     /// When Ferry does not end.
     #[track_caller]
     pub fn stop(&mut self) {
-        self.ferry.signal(Signal::TERM);
+        self.ferry.signal(Signal::INT);
         self.ferry.exit(MOMENT);
     }
 

@@ -15,6 +15,7 @@
     reason = "a harness that can't go on fails the test that uses it"
 )]
 
+mod api;
 mod checked;
 mod deadline;
 mod edu;
@@ -31,6 +32,7 @@ pub mod site;
 mod terminal;
 mod transcript;
 
+pub use api::{Api, Told, exchange, told};
 pub use checked::Checked;
 pub use deadline::{BOOT, MOMENT, until};
 pub use edu::Edu;

@@ -9,6 +9,8 @@
 //! Threads: the control thread (the process's first) alone owns the [`machine::Machine`]; one thread
 //! a vCPU runs the guest and enters devices. A passed-through device has no thread.
 
+pub mod api;
+pub mod device_keys;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

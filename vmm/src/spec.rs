@@ -34,6 +34,8 @@ pub struct MachineSpec {
     pub stats: Option<StatsSpec>,
     /// A reset of the guest ends Ferry instead of booting it again.
     pub no_reboot: bool,
+    /// How long the guest may take to power itself off on SIGTERM.
+    pub stop_timeout: Duration,
 }
 
 /// Number of vCPUs, 1 to 254: an xAPIC id is one byte and 255 is the broadcast.

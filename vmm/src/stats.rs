@@ -47,6 +47,17 @@ pub enum Access {
     MmioWrite,
 }
 
+impl Access {
+    fn name(self) -> &'static str {
+        match self {
+            Self::PortRead => "port_read",
+            Self::PortWrite => "port_write",
+            Self::MmioRead => "mmio_read",
+            Self::MmioWrite => "mmio_write",
+        }
+    }
+}
+
 /// The `KVM_RUN` returns of one vCPU. Only its own thread writes, so the lock is never waited for on
 /// the guest's path.
 #[derive(Default)]
@@ -196,6 +207,56 @@ pub struct Report {
     pub kvm: KvmReport,
     /// Memory.
     pub memory: MemoryReport,
+}
+
+/// Counters by name, each in the group that it belongs to.
+pub type Counters = BTreeMap<String, BTreeMap<String, u64>>;
+
+impl Report {
+    /// The figures that only grow, and how many things there are: a group a vCPU (`_vcpu0`), one a device, by its id, and
+    /// `_kvm`.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut counters = Counters::new();
+        let mut add = |group: &str, name: String, count: u64| {
+            let group = counters.entry(group.to_owned()).or_default();
+            *group.entry(name).or_default() += count;
+        };
+        for vcpu in &self.vcpus {
+            let group = format!("_vcpu{}", vcpu.vcpu);
+            add(&group, "exits".to_owned(), vcpu.exits);
+            for AccessReport {
+                access,
+                range,
+                count,
+            } in &vcpu.accesses
+            {
+                add(&group, format!("{} {range}", access.name()), *count);
+            }
+            for (reason, count) in &vcpu.others {
+                add(&group, (*reason).to_owned(), *count);
+            }
+        }
+        for device in &self.devices {
+            add(&device.id, "errors".to_owned(), device.errors);
+            let armed = device.armed_vectors.len();
+            add(&device.id, "armed vectors".to_owned(), as_count(armed));
+            for (kind, vectors) in &device.interrupts {
+                for (vector, count) in vectors {
+                    add(&device.id, "interrupts".to_owned(), *count);
+                    add(&device.id, format!("{kind} {vector}"), *count);
+                }
+            }
+        }
+        add("_kvm", "memslots".to_owned(), as_count(self.kvm.memslots));
+        add("_kvm", "gsis".to_owned(), as_count(self.kvm.gsis));
+        add("_kvm", "boots".to_owned(), self.boots);
+        counters
+    }
+}
+
+fn as_count(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
 }
 
 /// When the process started and what its phases took.

@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub enum GenericEvent {
     /// Slots of the PCI bus change: [`super::PciHotplug`] says which and how.
     PciHotplug = 1,
+    /// The power button was pressed.
+    PowerButton = 2,
 }
 
 /// The event register: a byte, cleared by reading it. The line is asserted while a bit is set, so that an event that comes
@@ -36,6 +38,12 @@ impl GenericEventDevice {
         let mut events = self.lock();
         *events |= event as u8;
         self.drive(true);
+    }
+
+    /// Whether the guest has not yet been told of `event`.
+    #[must_use]
+    pub fn pending(&self, event: GenericEvent) -> bool {
+        *self.lock() & event as u8 != 0
     }
 
     /// Forgets what the guest was not told yet.
@@ -93,6 +101,18 @@ mod tests {
         assert_eq!(read(&device), GenericEvent::PciHotplug as u8);
         assert!(!line.asserted());
         assert_eq!(read(&device), 0);
+    }
+
+    #[test]
+    fn events_of_two_kinds_are_told_together() {
+        let line = FakeLine::default();
+        let device = GenericEventDevice::new(Box::new(line.clone()));
+        device.raise(GenericEvent::PciHotplug);
+        device.raise(GenericEvent::PowerButton);
+        assert!(device.pending(GenericEvent::PowerButton));
+        assert_eq!(read(&device), 3);
+        assert!(!device.pending(GenericEvent::PowerButton));
+        assert!(!line.asserted());
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn end_of_input_neither_ends_the_guest_nor_spins() {
         spent <= 5,
         "the control thread took {spent} ticks of 100 while nothing happened"
     );
-    ferry.signal(rustix::process::Signal::TERM);
+    ferry.signal(rustix::process::Signal::INT);
     assert_eq!(ferry.exit(MOMENT), 10);
 }
 

@@ -133,7 +133,7 @@ fn a_signal_between_bind_and_start_ends_the_run_and_the_device_goes_back() {
     let nic = site::device("nic");
     let driver = nic.driver().unwrap();
     let _back = Rebound(nic.clone());
-    for signal in ["TERM", "INT", "HUP"] {
+    for signal in ["TERM", "INT"] {
         let script = signalled_while_it_binds(&nic, signal);
         let attempt = Attempt::run(&["--device", &managed(&nic)]);
         let (code, _, errors) = attempt.after(&script).end(BOOT);

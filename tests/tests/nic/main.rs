@@ -6,9 +6,9 @@
 //! | Guest | vCPUs, RAM | Devices | Ends by |
 //! |---|---|---|---|
 //! | [`guests::plain`] | 1, 512 MiB | network card | reboot, power-off |
-//! | [`guests::large`] | 2, 5 GiB | network card, disk, edu | SIGTERM |
+//! | [`guests::large`] | 2, 5 GiB | network card, disk, edu | SIGINT |
 //! | [`guests::killed`] | 4, 512 MiB | network card | SIGKILL in the middle of a transfer |
-//! | [`guests::wired`] | 1, 512 MiB | network card and edu, without MSI for drivers | SIGTERM |
+//! | [`guests::wired`] | 1, 512 MiB | network card and edu, without MSI for drivers | SIGINT |
 #![expect(
     clippy::unwrap_used,
     reason = "outside of test functions, too, a fact that is missing fails the test"

@@ -1,16 +1,21 @@
 //! The command line: the only place that parses text and renders errors.
 
+mod api;
 mod bind;
+mod change;
 mod check;
 mod descriptor;
 mod device;
 mod devices;
+mod guest;
+mod info;
 mod link;
 mod managed;
 mod removal;
 mod report;
 mod run;
 mod size;
+mod stats;
 mod suggest;
 mod unbind;
 mod usage;
@@ -43,6 +48,16 @@ enum Command {
     Bind(bind::Arguments),
     Unbind(unbind::Arguments),
     Vf(vf::Arguments),
+    Info(info::Arguments),
+    Stats(stats::Arguments),
+    Add(change::Add),
+    Remove(change::Remove),
+    Pause(guest::Pause),
+    Resume(guest::Resume),
+    Reboot(guest::Reboot),
+    PowerButton(guest::PowerButton),
+    Stop(guest::Stop),
+    Wait(guest::Wait),
 }
 
 /// Ferry's own exit codes. They are even: a guest's status from the debug-exit port is odd.
@@ -144,6 +159,16 @@ pub(crate) fn main(start: Instant) -> ExitCode {
         Command::Bind(arguments) => bind::run(&arguments),
         Command::Unbind(arguments) => unbind::run(&arguments),
         Command::Vf(arguments) => vf::run(&arguments),
+        Command::Info(arguments) => info::run(&arguments),
+        Command::Stats(arguments) => stats::run(&arguments),
+        Command::Add(command) => command.run(),
+        Command::Remove(command) => command.run(),
+        Command::Pause(command) => command.run(),
+        Command::Resume(command) => command.run(),
+        Command::Reboot(command) => command.run(),
+        Command::PowerButton(command) => command.run(),
+        Command::Stop(command) => command.run(),
+        Command::Wait(command) => command.run(),
     };
     result.unwrap_or_else(Failure::report)
 }

@@ -3,16 +3,17 @@
 use super::device::Requested;
 use super::managed::{Loans, Managed};
 use super::suggest::nearest;
-use super::{Exit, Failure, descriptor, device, on_off, shown, size};
+use super::{Exit, Failure, api, descriptor, device, on_off, shown, size};
 use clap::ValueEnum;
 use devices::host::{
     BindingObstacle, CurrentProcess, HostRoot, Obstacle, Problem, RunRequirements, obstacles,
 };
 use devices::pci::HostSbdf;
 use devices::vfio::PassedDescriptors;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vmm::machine::{Machine, MachineError, Outcome, RunSignals, run as run_machine};
 use vmm::spec::{CpuCount, MachineSpec, SerialSpec, StatsSpec, place};
 use vmm::stats::{StartupTimes, Stopwatch, micros};
@@ -73,10 +74,25 @@ pub(super) struct Arguments {
     /// End, with exit code 12 (6 after a triple fault), instead of booting the guest again
     #[arg(long)]
     no_reboot: bool,
+    /// How long the guest may take to power itself off on SIGTERM, before it is stopped. 0: at once
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "30",
+        allow_negative_numbers = true
+    )]
+    stop_timeout: String,
+    /// Listen at PATH for ferry info, pause and so on --socket PATH, and for programs (docs/api.md)
+    #[arg(long, value_name = "PATH")]
+    api_socket: Option<PathBuf>,
+    /// The same in the runtime directory, for ferry info NAME and so on
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
 }
 
 /// Builds the machine, runs it, and turns its end into an exit code.
-pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Failure> {
+pub(super) fn run(mut arguments: Arguments, start: Instant) -> Result<ExitCode, Failure> {
+    let (api_socket, name) = (arguments.api_socket.take(), arguments.name.take());
     let mut requested = arguments.requested().map_err(Failure::usage)?;
     // All else is understood before the host is looked at; the places of devices follow from the choice.
     let mut spec = arguments.spec().map_err(Failure::usage)?;
@@ -85,11 +101,14 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
     let managed = loans.addresses();
     // What can be known to be wrong is told before a device leaves its driver.
     check_host(&spec, &managed)?;
+    let api = api::serve(api_socket.as_deref(), name.as_deref())?;
     let set_up = |error: MachineError| Failure::host(error.problem());
     let mut signals = None;
     if !managed.is_empty() {
         loans.take_turn()?;
-        // From here on no signal may end this process before it has given the devices back.
+    }
+    if api.is_some() || !managed.is_empty() {
+        // From here on no signal may end this process before it has given the devices back and removed its socket.
         signals = Some(RunSignals::catch().map_err(set_up)?);
     }
     // Given back when this is dropped, after the machine, which has them open, is gone.
@@ -112,9 +131,14 @@ pub(super) fn run(arguments: Arguments, start: Instant) -> Result<ExitCode, Fail
         Some(signals) => signals,
         None => RunSignals::catch().map_err(set_up)?,
     };
-    let outcome = run_machine(machine, signals).map_err(set_up)?;
+    let outcome = run_machine(machine, signals, api.clone()).map_err(set_up)?;
     drop(bound);
-    Ok(exit_code(&outcome))
+    tell(&outcome);
+    let code = exit_code(&outcome);
+    if let Some(api) = api {
+        api.end(&json!({ "exit_code": code }));
+    }
+    Ok(code.into())
 }
 
 /// Looks at the host before anything is opened. Those of the devices that are `to_bind` may still have drivers.
@@ -144,29 +168,28 @@ fn check_host(spec: &MachineSpec, to_bind: &[HostSbdf]) -> Result<(), Failure> {
     Err(Failure::of_host(problems))
 }
 
-fn exit_code(outcome: &Outcome) -> ExitCode {
+fn exit_code(outcome: &Outcome) -> u8 {
     match outcome {
-        Outcome::PoweredOff => ExitCode::SUCCESS,
+        Outcome::PoweredOff => 0,
         // As QEMU's isa-debug-exit: the status is a byte, its top bit is lost.
-        Outcome::GuestStatus(value) => ExitCode::from(value.wrapping_shl(1) | 1),
-        Outcome::Reset => Exit::GuestReset.into(),
-        Outcome::Stopped => Exit::Stopped.into(),
-        Outcome::Crashed(detail) => {
-            eprintln!("ferry: the guest crashed: {detail}");
-            Exit::GuestCrash.into()
-        }
-        Outcome::DeviceFailed(problem) => {
+        Outcome::GuestStatus(value) => value.wrapping_shl(1) | 1,
+        Outcome::Reset => Exit::GuestReset as u8,
+        Outcome::Stopped => Exit::Stopped as u8,
+        Outcome::Crashed(_) => Exit::GuestCrash as u8,
+        Outcome::DeviceFailed(_) => Exit::DeviceFailure as u8,
+        Outcome::MemoryFailed(_) | Outcome::HostFailed(_) => Exit::HostFailure as u8,
+    }
+}
+
+/// Says why the guest did not end by itself.
+fn tell(outcome: &Outcome) {
+    match outcome {
+        Outcome::PoweredOff | Outcome::GuestStatus(_) | Outcome::Reset | Outcome::Stopped => {}
+        Outcome::Crashed(detail) => eprintln!("ferry: the guest crashed: {detail}"),
+        Outcome::DeviceFailed(problem) | Outcome::MemoryFailed(problem) => {
             eprintln!("ferry: {problem}");
-            Exit::DeviceFailure.into()
         }
-        Outcome::MemoryFailed(problem) => {
-            eprintln!("ferry: {problem}");
-            Exit::HostFailure.into()
-        }
-        Outcome::HostFailed(detail) => {
-            eprintln!("ferry: the guest was stopped: {detail}");
-            Exit::HostFailure.into()
-        }
+        Outcome::HostFailed(detail) => eprintln!("ferry: the guest was stopped: {detail}"),
     }
 }
 
@@ -197,6 +220,7 @@ impl Arguments {
             serial: serial(&self.serial)?,
             stats: self.stats.as_deref().map(stats).transpose()?,
             no_reboot: self.no_reboot,
+            stop_timeout: stop_timeout(&self.stop_timeout)?,
         })
     }
 }
@@ -220,6 +244,20 @@ fn cpus(text: &str) -> Result<CpuCount, Problem> {
             "give a number in that range, e.g. --cpus 4",
         )
     })
+}
+
+fn stop_timeout(text: &str) -> Result<Duration, Problem> {
+    let seconds = text.parse::<u32>().ok();
+    let seconds = seconds.filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    seconds
+        .map(|seconds| Duration::from_secs(seconds.into()))
+        .ok_or_else(|| {
+            Problem::new(
+                format!("--stop-timeout {} is not understood", shown(text)),
+                format!("it is no whole number of seconds up to {}", u32::MAX),
+                "give a number, e.g. --stop-timeout 60, or 0 to stop at once",
+            )
+        })
 }
 
 fn peer_to_peer(text: &str) -> Result<bool, Problem> {

@@ -5,7 +5,25 @@ use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use devices::host::Problem;
 
 /// The commands that there are.
-const COMMANDS: [&str; 7] = ["run", "check", "devices", "bind", "unbind", "vf", "help"];
+const COMMANDS: [&str; 17] = [
+    "run",
+    "check",
+    "devices",
+    "bind",
+    "unbind",
+    "vf",
+    "info",
+    "stats",
+    "add",
+    "remove",
+    "pause",
+    "resume",
+    "reboot",
+    "power-button",
+    "stop",
+    "wait",
+    "help",
+];
 /// Those of `ferry vf`.
 const OF_VF: [&str; 2] = ["set", "list"];
 
@@ -92,6 +110,8 @@ fn unknown(error: &Error, argument: &str, listed: String) -> Problem {
 
 fn no_command(word: &str) -> Problem {
     let remedy = match nearest(word, &COMMANDS) {
+        // Near to others, and clear.
+        _ if word == "start" => "a guest is started by: ferry run --kernel PATH".to_owned(),
         Some(known) => format!("did you mean 'ferry {known}'?"),
         None => "a guest is started by: ferry run --kernel PATH".to_owned(),
     };

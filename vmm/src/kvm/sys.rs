@@ -2,7 +2,9 @@
 #![expect(unsafe_code, reason = "KVM ioctls; docs/adr/0002")]
 
 use devices::mapping::HostRange;
-use kvm_bindings::{KVMIO, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{VcpuFd, VmFd};
 use std::io;
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -22,6 +24,8 @@ struct SignalMaskHeader {
 }
 
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHeader);
+ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
 /// Makes memslot `slot` show `host` at `guest_address`.
 ///
@@ -70,6 +74,31 @@ pub(super) fn unblock_only_while_running(vcpu: &VcpuFd, signal: i32) -> io::Resu
     // right behind it (packed, 12 bytes).
     let result = unsafe { ioctl_with_ref(vcpu, KVM_SET_SIGNAL_MASK(), &mask) };
     if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Moves the vCPU's time stamp counter by `ticks`, which may wrap.
+pub(super) fn move_tsc(vcpu: &VcpuFd, ticks: u64) -> io::Result<()> {
+    let mut offset = 0_u64;
+    let attribute = |address: u64| kvm_device_attr {
+        flags: 0,
+        group: KVM_VCPU_TSC_CTRL,
+        attr: KVM_VCPU_TSC_OFFSET.into(),
+        addr: address,
+    };
+    let place = attribute(std::ptr::from_mut(&mut offset).expose_provenance() as u64);
+    // SAFETY: of this attribute the kernel writes a u64 to `addr`, which is `offset`; nothing else uses it meanwhile.
+    let read = unsafe { ioctl_with_ref(vcpu, KVM_GET_DEVICE_ATTR(), &place) };
+    if read < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let offset = offset.wrapping_add(ticks);
+    let place = attribute(std::ptr::from_ref(&offset).expose_provenance() as u64);
+    // SAFETY: of this attribute the kernel reads a u64 from `addr`, which is `offset`.
+    let written = unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &place) };
+    if written < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

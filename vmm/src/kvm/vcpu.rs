@@ -130,6 +130,48 @@ impl Vcpu {
         write().map_err(|source| VcpuSetupError { index, source })
     }
 
+    /// Tells the guest's watchdog that time has passed in which the vCPU did not run.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn tell_paused(&self) -> Result<(), KvmError> {
+        match self.fd.kvmclock_ctrl() {
+            // A guest that does not use the paravirtual clock has no place to be told at.
+            Err(error) if error.errno() == libc::EINVAL => Ok(()),
+            told => told.map_err(failed("KVM_KVMCLOCK_CTRL")),
+        }
+    }
+
+    /// The guest's time stamp counter.
+    ///
+    /// # Errors
+    /// [`KvmError`].
+    pub fn tsc(&self) -> Result<u64, KvmError> {
+        let entry = kvm_msr_entry {
+            index: MSR_IA32_TSC,
+            ..Default::default()
+        };
+        let lacks = KvmError::Lacks("IA32_TIME_STAMP_COUNTER");
+        let Ok(mut msrs) = Msrs::from_entries(&[entry]) else {
+            return Err(lacks);
+        };
+        self.fd
+            .get_msrs(&mut msrs)
+            .map_err(failed("KVM_GET_MSRS"))?;
+        msrs.as_slice().first().map(|entry| entry.data).ok_or(lacks)
+    }
+
+    /// Moves the guest's time stamp counter by `ticks`, which may wrap.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`], on kernels before 5.16.
+    pub fn move_tsc(&self, ticks: u64) -> Result<(), KvmError> {
+        sys::move_tsc(&self.fd, ticks).map_err(|source| KvmError::Ioctl {
+            ioctl: "KVM_SET_DEVICE_ATTR (TSC offset)",
+            source,
+        })
+    }
+
     fn set_mp_state(&self, mp_state: u32) -> Result<(), KvmError> {
         self.fd
             .set_mp_state(kvm_mp_state { mp_state })

@@ -186,6 +186,27 @@ impl Vm {
         Ok(IrqchipState { chips })
     }
 
+    /// The guest's clock, in nanoseconds since the machine was made.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn clock(&self) -> Result<u64, KvmError> {
+        let clock = self.fd.get_clock().map_err(failed("KVM_GET_CLOCK"))?;
+        Ok(clock.clock)
+    }
+
+    /// Sets the guest's clock, which goes on from there.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn set_clock(&self, nanoseconds: u64) -> Result<(), KvmError> {
+        let clock = kvm_bindings::kvm_clock_data {
+            clock: nanoseconds,
+            ..Default::default()
+        };
+        self.fd.set_clock(&clock).map_err(failed("KVM_SET_CLOCK"))
+    }
+
     /// Puts the in-kernel PICs and IOAPIC into `state`.
     ///
     /// # Errors

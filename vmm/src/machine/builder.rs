@@ -53,7 +53,7 @@ pub struct Machine {
     irqchip: IrqchipState,
     pub(super) routing: GsiRouting,
     pub(super) slots: Arc<MemorySlots>,
-    vm: Arc<Vm>,
+    pub(super) vm: Arc<Vm>,
 }
 
 /// The files that are loaded at each boot.
@@ -219,13 +219,21 @@ impl Machine {
             .unwrap_or_default()
     }
 
-    /// Starts all vCPUs.
+    /// Starts all vCPUs at the beginning of a boot.
     ///
     /// # Errors
     /// [`MachineError::Process`] when a thread can't be made.
     pub(super) fn start(&mut self) -> Result<Vec<VcpuThread>, MachineError> {
         self.boots += 1;
         self.context.mailbox.release();
+        self.enter()
+    }
+
+    /// Starts all vCPUs where they are.
+    ///
+    /// # Errors
+    /// [`MachineError::Process`] when a thread can't be made.
+    pub(super) fn enter(&mut self) -> Result<Vec<VcpuThread>, MachineError> {
         self.pci.dma().release();
         let vcpus = std::mem::take(&mut self.vcpus);
         let mut threads = Vec::with_capacity(vcpus.len());

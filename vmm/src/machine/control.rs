@@ -1,13 +1,20 @@
 //! The control thread: waits for what ends, resets or interrupts a guest, and for the user.
 
+mod commands;
+mod source;
+mod termination;
+
+use self::source::Source;
+use self::termination::Termination;
 use super::builder::{Machine, chain};
 use super::console::ConsoleInput;
 use super::mailbox::StopCause;
+use super::pause::Paused;
 use super::removal::{ErrorResponse, Removals, respond};
 use super::signals::{Caught, RunSignals};
 use super::vcpu_loop::VcpuThread;
 use super::{MachineError, Outcome, platform, process, report};
-use crate::kvm::Vcpu;
+use crate::api::Server;
 use crate::spec::DeviceSpec;
 use crate::stats::{Departure, RemovedReport};
 use devices::machine::MachineEvent;
@@ -16,77 +23,25 @@ use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, Subscrib
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
-/// What an event is about; the tag given to epoll.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Mailbox,
-    Input,
-    Drained,
-    StopSignal,
-    StatsSignal,
-    /// The guest has ejected slots.
-    Ejected,
-    /// The guest's time to eject a slot is over.
-    Overdue,
-    /// A device's error interrupt.
-    DeviceError(GuestBdf),
-    /// The host wants a device back.
-    DeviceRequest(GuestBdf),
-}
-
-/// Tags from here on are devices', two for each place on the guest's bus.
-const FIRST_DEVICE_TAG: u32 = 16;
-
-impl Source {
-    fn tag(self) -> u32 {
-        match self {
-            Self::Mailbox => 0,
-            Self::Input => 1,
-            Self::Drained => 2,
-            Self::StopSignal => 3,
-            Self::StatsSignal => 4,
-            Self::Ejected => 5,
-            Self::Overdue => 6,
-            Self::DeviceError(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()),
-            Self::DeviceRequest(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()) + 1,
-        }
-    }
-
-    fn of(tag: u32) -> Option<Self> {
-        let fixed = [
-            Self::Mailbox,
-            Self::Input,
-            Self::Drained,
-            Self::StopSignal,
-            Self::StatsSignal,
-            Self::Ejected,
-            Self::Overdue,
-        ];
-        let Some(of_device) = tag.checked_sub(FIRST_DEVICE_TAG) else {
-            return fixed.into_iter().find(|source| source.tag() == tag);
-        };
-        let devfn = u8::try_from(of_device / 2).ok()?;
-        let guest = GuestBdf::new(devfn >> 3, devfn & 7)?;
-        Some(match of_device % 2 {
-            0 => Self::DeviceError(guest),
-            _ => Self::DeviceRequest(guest),
-        })
-    }
-}
-
-/// Runs the guest until it ends, or one of `signals` stops it: a signal that came before this, too.
+/// Runs the guest until it ends, or one of `signals` stops it: a signal that came before this, too. Carries out what the clients
+/// of `api` ask for.
 ///
 /// # Errors
 /// [`MachineError`] when the host can't start the machine.
-pub fn run(machine: Machine, signals: RunSignals) -> Result<Outcome, MachineError> {
+pub fn run(
+    machine: Machine,
+    signals: RunSignals,
+    api: Option<Arc<Server>>,
+) -> Result<Outcome, MachineError> {
     let mut manager = EventManager::new()
         .map_err(|error| process("epoll")(io::Error::other(error.to_string())))?;
-    let id = manager.add_subscriber(Control::new(machine, signals)?);
+    let id = manager.add_subscriber(Control::new(machine, signals, api)?);
     let mut failed = None;
     while failed.is_none() {
         failed = manager.run().err();
@@ -122,16 +77,25 @@ struct Control {
     threads: Vec<VcpuThread>,
     input: Option<ConsoleInput>,
     stop_signal: Caught,
+    terminate_signal: Caught,
     stats_signal: Caught,
     triggers: BTreeMap<GuestBdf, Triggers>,
     removals: Removals,
-    /// Runs until the next deadline of `removals`.
+    /// Runs until the next deadline of `removals` and `termination`.
     timer: TimerFd,
+    api: Option<Arc<Server>>,
+    /// Since when no vCPU runs, if that is what the user wants.
+    paused: Option<Option<Paused>>,
+    termination: Option<Termination>,
     ended: Option<Outcome>,
 }
 
 impl Control {
-    fn new(mut machine: Machine, signals: RunSignals) -> Result<Self, MachineError> {
+    fn new(
+        mut machine: Machine,
+        signals: RunSignals,
+        api: Option<Arc<Server>>,
+    ) -> Result<Self, MachineError> {
         let triggers = device_triggers(&machine)?;
         let timer =
             TimerFd::new().map_err(|error| process("timerfd_create")(io::Error::from(error)))?;
@@ -142,32 +106,37 @@ impl Control {
             threads,
             input,
             stop_signal: signals.stop,
+            terminate_signal: signals.terminate,
             stats_signal: signals.stats,
             triggers,
             removals: Removals::default(),
             timer,
+            api,
+            paused: None,
+            termination: None,
             ended: None,
         })
     }
 
-    /// Takes every vCPU out of the guest. `None` when a vCPU thread panicked.
-    fn stop_vcpus(&mut self) -> Option<Vec<Vcpu>> {
+    /// Takes every vCPU out of the guest, if it is not out. `false` when a vCPU thread panicked.
+    fn stop_vcpus(&mut self) -> bool {
         self.machine.context.mailbox.hold();
         self.machine.pci.dma().hold();
         for thread in &self.threads {
             thread.kick();
         }
         let joined: Vec<_> = self.threads.drain(..).map(VcpuThread::join).collect();
-        joined.into_iter().collect()
+        let all = joined.iter().all(Option::is_some);
+        self.machine.vcpus.extend(joined.into_iter().flatten());
+        all
     }
 
     fn stopped(&mut self, cause: StopCause, ops: &mut EventOps<'_>) {
-        let Some(vcpus) = self.stop_vcpus() else {
+        if !self.stop_vcpus() {
             let failed = Outcome::HostFailed("a vCPU thread panicked".to_owned());
             self.ended = Some(failed);
             return;
-        };
-        self.machine.vcpus = vcpus;
+        }
         let no_reboot = self.machine.spec.no_reboot;
         let outcome = match cause {
             StopCause::Device(MachineEvent::PowerOff) => Outcome::PoweredOff,
@@ -196,6 +165,7 @@ impl Control {
 
     fn boot_again(&mut self, why: &str, ops: &mut EventOps<'_>) {
         log::info!("booting the guest again: {why}");
+        self.paused = None;
         // A guest that boots uses nothing yet: the best time for what is to leave anyway.
         self.take_ejected(ops);
         for slot in self.removals.all() {
@@ -233,9 +203,7 @@ impl Control {
         }
         match respond(&spec) {
             ErrorResponse::Stop(problem) => {
-                if let Some(vcpus) = self.stop_vcpus() {
-                    self.machine.vcpus = vcpus;
-                }
+                self.stop_vcpus();
                 self.ended = Some(Outcome::DeviceFailed(problem));
             }
             ErrorResponse::TakeAway => {
@@ -281,13 +249,16 @@ impl Control {
     }
 
     fn set_timer(&mut self) {
-        let set = match self.removals.next(Instant::now()) {
+        let now = Instant::now();
+        let termination = self.termination.map(|termination| termination.next(now));
+        let next = self.removals.next(now).into_iter().chain(termination).min();
+        let set = match next {
             // Zero would stop it.
             Some(left) => self.timer.reset(left.max(Duration::from_millis(1)), None),
             None => self.timer.clear(),
         };
         if let Err(error) = set {
-            log::error!("the timer for devices that are to leave can't be set: {error}");
+            log::error!("the timer for what is to end can't be set: {error}");
         }
     }
 
@@ -297,6 +268,7 @@ impl Control {
         for slot in self.removals.overdue(Instant::now()) {
             self.take_away(slot, Departure::Taken, ops);
         }
+        self.end_termination(ops);
         self.set_timer();
     }
 
@@ -377,12 +349,17 @@ impl Control {
                 self.stop_signal.take();
                 self.stopped(StopCause::Stopped, ops);
             }
+            Source::TerminateSignal => {
+                let count = self.terminate_signal.take();
+                self.terminate(count, ops);
+            }
             Source::StatsSignal => {
                 self.stats_signal.take();
                 self.write_stats();
             }
             Source::Ejected => self.take_ejected(ops),
             Source::Overdue => self.overdue(ops),
+            Source::Api => self.serve_api(ops),
             Source::DeviceError(guest) => self.device_failed(guest, ops),
             Source::DeviceRequest(guest) => self.device_wanted(guest, ops),
         }
@@ -412,6 +389,7 @@ impl MutEventSubscriber for Control {
         let mut sources = vec![
             (mailbox.notified().as_raw_fd(), Source::Mailbox),
             (self.stop_signal.as_raw_fd(), Source::StopSignal),
+            (self.terminate_signal.as_raw_fd(), Source::TerminateSignal),
             (self.stats_signal.as_raw_fd(), Source::StatsSignal),
             (self.machine.hotplug.notified().as_raw_fd(), Source::Ejected),
             (self.timer.as_raw_fd(), Source::Overdue),
@@ -419,6 +397,9 @@ impl MutEventSubscriber for Control {
         if let (Some(_), Some(console)) = (&self.input, &self.machine.console) {
             sources.push((rustix::stdio::stdin().as_raw_fd(), Source::Input));
             sources.push((console.drained.as_raw_fd(), Source::Drained));
+        }
+        if let Some(api) = &self.api {
+            sources.push((api.notified().as_raw_fd(), Source::Api));
         }
         for (guest, Triggers { error, request }) in &self.triggers {
             sources.push((error.as_raw_fd(), Source::DeviceError(*guest)));

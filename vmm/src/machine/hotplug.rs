@@ -25,6 +25,7 @@ const _: () = {
     assert!(
         layout::GED_PORTS as u64 == GenericEventDevice::LEN
             && layout::GED_EVENT_PCI_HOTPLUG == GenericEvent::PciHotplug as u8
+            && layout::GED_EVENT_POWER_BUTTON == GenericEvent::PowerButton as u8
             && layout::PCI_HOTPLUG_PORTS as u64 == PciHotplug::LEN
             && PciHotplug::EJECT_REQUESTS_OFFSET == 4
             && PciHotplug::EJECT_OFFSET == 8
@@ -104,6 +105,17 @@ impl Hotplug {
     /// Asks the guest to eject `slot`.
     pub(super) fn request_eject(&self, slot: u8) {
         self.registers.request_eject(slot);
+    }
+
+    /// Presses the power button.
+    pub(super) fn press_power_button(&self) {
+        self.events.raise(GenericEvent::PowerButton);
+    }
+
+    /// Whether the guest has not yet asked which button was pressed.
+    #[must_use]
+    pub(super) fn power_button_unheard(&self) -> bool {
+        self.events.pending(GenericEvent::PowerButton)
     }
 
     /// Becomes readable when the guest has ejected something.

@@ -95,6 +95,12 @@ impl Mailbox {
         cause.take()
     }
 
+    /// Lets vCPUs enter the guest again that were held: a cause that came meanwhile keeps them out.
+    pub(super) fn resume(&self) {
+        let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stopping.store(cause.is_some(), Ordering::Release);
+    }
+
     /// Lets vCPUs enter the guest. All are out of it now: a cause that came after the first one was
     /// taken is of the boot that ended, and must not end the next.
     pub(super) fn release(&self) {
@@ -121,6 +127,19 @@ mod tests {
         assert!(mailbox.stopping());
         assert_eq!(mailbox.take(), Some(StopCause::TripleFault { vcpu: 1 }));
         assert_eq!(mailbox.take(), None);
+    }
+
+    #[test]
+    fn a_cause_that_comes_during_a_pause_is_kept() {
+        let mailbox = Mailbox::new().unwrap();
+        mailbox.hold();
+        mailbox.resume();
+        assert!(!mailbox.stopping());
+        mailbox.hold();
+        mailbox.post(StopCause::Stopped);
+        mailbox.resume();
+        assert!(mailbox.stopping());
+        assert_eq!(mailbox.take(), Some(StopCause::Stopped));
     }
 
     #[test]

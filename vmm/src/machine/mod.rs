@@ -13,6 +13,7 @@ mod host_memory;
 mod hotplug;
 mod kernel;
 mod mailbox;
+mod pause;
 mod pci_host;
 mod platform;
 mod preparation;

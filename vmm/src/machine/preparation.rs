@@ -67,7 +67,13 @@ impl DmaReadiness {
         state.ready
     }
 
-    /// Sends waiting vCPUs away, and those that come.
+    /// Whether DMA may begin now.
+    #[must_use]
+    pub(super) fn is_ready(&self) -> bool {
+        self.lock().ready
+    }
+
+    /// Sends waiting vCPUs away, and those that come: what they were about to do is not done.
     pub(super) fn hold(&self) {
         self.change(|state| state.held = true);
     }

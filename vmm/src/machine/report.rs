@@ -36,7 +36,8 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-fn gather(machine: &Machine) -> Report {
+/// All figures as of now.
+pub(super) fn gather(machine: &Machine) -> Report {
     let start = machine.stopwatch.start;
     let mut startup = machine.stopwatch.startup.clone();
     if let Some(preparation) = &machine.preparation {

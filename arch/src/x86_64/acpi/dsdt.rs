@@ -8,7 +8,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
 use super::host_bridge::HostBridge;
-use super::hotplug::GenericEventDevice;
+use super::hotplug::{GenericEventDevice, PowerButton};
 use super::{AcpiError, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::platform::PlatformDescription;
 use crate::x86_64::layout;
@@ -33,6 +33,7 @@ pub(super) fn dsdt(platform: &PlatformDescription) -> Result<Sdt, AcpiError> {
     let processors: Vec<Processor> = (0..platform.cpus).map(|uid| Processor { uid }).collect();
     let mut devices: Vec<&dyn Aml> = vec![
         &host_bridge,
+        &PowerButton,
         &GenericEventDevice,
         &Motherboard,
         &RealTimeClock,

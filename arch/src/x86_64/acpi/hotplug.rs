@@ -1,12 +1,13 @@
-//! How a guest hears of slots that change while it runs: the generic event device and the slots of bus 0 (ACPI
-//! specification 6.4, 5.6.9 for the event device, 6.3 for `_EJ0`, 6.1.1 for `_ADR`, 6.1.11 for `_SUN`).
+//! How a guest hears of slots that change while it runs, and of its power button: the generic event device and the slots of
+//! bus 0 (ACPI specification 6.4, 5.6.9 for the event device, 4.8.2.2.1.2 for the button, 6.3 for `_EJ0`, 6.1.1 for `_ADR`,
+//! 6.1.11 for `_SUN`).
 //!
 //! The registers are those of `devices::acpi`.
 
 use acpi_tables::aml::{
-    And, Device, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Interrupt,
-    Local, Method, MethodCall, Name, Notify, OpRegion, OpRegionSpace, Path, ResourceTemplate,
-    Store,
+    And, Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If,
+    Interrupt, Local, Method, MethodCall, Name, Notify, OpRegion, OpRegionSpace, Path,
+    ResourceTemplate, Store,
 };
 use acpi_tables::{Aml, AmlSink};
 
@@ -22,6 +23,9 @@ const EJECT: [u8; 4] = *b"PCEJ";
 
 /// Notification of a device that it is to be ejected.
 const NOTIFY_EJECT_REQUEST: u8 = 3;
+
+/// Notification of a button that it was pressed.
+const NOTIFY_PRESSED: u8 = 0x80;
 
 /// Slot 0 is the host bridge's.
 const SLOTS: std::ops::Range<u8> = 1..32;
@@ -71,8 +75,32 @@ impl Aml for GenericEventDevice {
                                 vec![],
                             )],
                         ),
+                        &If::new(
+                            &And::new(&tested, &happened, &layout::GED_EVENT_POWER_BUTTON),
+                            vec![&Notify::new(&Path::new(PowerButton::PATH), &NOTIFY_PRESSED)],
+                        ),
                     ],
                 ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// The power button, a device of its own as a hardware-reduced platform has it.
+pub(super) struct PowerButton;
+
+impl PowerButton {
+    const PATH: &str = "\\_SB_.PWRB";
+}
+
+impl Aml for PowerButton {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        Device::new(
+            "PWRB".into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0C0C")),
+                &Name::new("_UID".into(), &0u8),
             ],
         )
         .to_aml_bytes(sink);

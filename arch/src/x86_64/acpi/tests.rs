@@ -262,6 +262,16 @@ fn event_device_reads_its_register_and_asks_the_host_bridge() {
     assert!(contains(&dsdt, b"\x7B\x60\x01\x61\x5C\x2F\x03_SB_PCI0PCNT"));
 }
 
+#[test]
+fn event_device_tells_the_power_button_that_it_was_pressed() {
+    let dsdt = dsdt(&platform(1));
+    // Device (PWRB) { Name (_HID, EisaId ("PNP0C0C")) }.
+    assert!(contains(&dsdt, b"PWRB\x08_HID\x0C\x41\xD0\x0C\x0C"));
+    // If (And (Local0, 2, Local1)) { Notify (\\_SB.PWRB, 0x80) }.
+    let clause = b"\x7B\x60\x0A\x02\x61\x86\x5C\x2E_SB_PWRB\x0A\x80";
+    assert!(contains(&dsdt, clause));
+}
+
 /// An integer in the fewest bytes that AML has for it.
 fn aml_integer(value: u32) -> Vec<u8> {
     let bytes = value.to_le_bytes();

@@ -1,0 +1,175 @@
+//! `openapi.yaml` against the code, both ways.
+
+use super::request;
+use super::route::{ROUTES, command};
+use super::{Ping, Refusal, RefusalKind, State, VmInfo};
+use crate::spec::tests::request as device_request;
+use crate::spec::{CpuCount, MachineSpec, MemorySize, SerialSpec, place};
+use devices::host::Problem;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+fn description() -> Value {
+    serde_yaml_ng::from_str(include_str!("openapi.yaml")).unwrap()
+}
+
+fn keys(value: &Value) -> BTreeSet<String> {
+    value.as_object().unwrap().keys().cloned().collect()
+}
+
+/// Whether `value` is of `schema`, as far as this description goes; where it isn't.
+fn mismatch(value: &Value, schema: &Value, all: &Value, at: &str) -> Option<String> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let schema = all.pointer(reference.trim_start_matches('#')).unwrap();
+        return mismatch(value, schema, all, at);
+    }
+    let fits = match schema["type"].as_str().unwrap() {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_u64(),
+        "boolean" => value.is_boolean(),
+        other => panic!("{at}: the type {other} is not checked"),
+    };
+    if !fits
+        || schema["enum"]
+            .as_array()
+            .is_some_and(|all| !all.contains(value))
+    {
+        return Some(format!("{at}: {value}"));
+    }
+    if let Some(items) = value.as_array() {
+        return items
+            .iter()
+            .find_map(|item| mismatch(item, &schema["items"], all, at));
+    }
+    let fields = value.as_object()?;
+    let required = schema["required"].as_array().cloned().unwrap_or_default();
+    let missing = required
+        .iter()
+        .find(|name| !fields.contains_key(name.as_str().unwrap()));
+    if let Some(name) = missing {
+        return Some(format!("{at} lacks {name}"));
+    }
+    fields.iter().find_map(|(name, value)| {
+        let at = format!("{at}.{name}");
+        let listed = schema["properties"].get(name);
+        match listed.or(schema.get("additionalProperties")) {
+            Some(schema) => mismatch(value, schema, all, &at),
+            None => Some(format!("{at} is not described")),
+        }
+    })
+}
+
+#[track_caller]
+fn is_described(value: &Value, schema: &str) {
+    let all = description();
+    let reference = json!({"$ref": format!("#/components/schemas/{schema}")});
+    assert_eq!(mismatch(value, &reference, &all, schema), None);
+}
+
+#[test]
+fn every_path_is_described_with_its_method_and_statuses_and_nothing_else_is() {
+    let all = description();
+    let described = keys(&all["paths"]);
+    let served = ROUTES.map(|route| format!("/{}", route.name));
+    assert_eq!(described, BTreeSet::from(served));
+    for route in ROUTES {
+        let path = &all["paths"][format!("/{}", route.name)];
+        let method = route.method.to_lowercase();
+        assert_eq!(
+            keys(path),
+            BTreeSet::from([method.clone()]),
+            "{}",
+            route.name
+        );
+        let statuses = route.statuses.iter().map(u16::to_string).collect();
+        assert_eq!(keys(&path[method]["responses"]), statuses, "{}", route.name);
+    }
+}
+
+#[test]
+fn examples_of_bodies_are_understood_and_described() {
+    let all = description();
+    let mut count = 0;
+    for (path, methods) in all["paths"].as_object().unwrap() {
+        let Some(body) = methods.get("put").and_then(|put| put.get("requestBody")) else {
+            continue;
+        };
+        let media = &body["content"]["application/json"];
+        for (name, example) in media["examples"].as_object().unwrap() {
+            let value = &example["value"];
+            let parsed = command(
+                "PUT",
+                &format!("/api/v1{path}"),
+                value.to_string().as_bytes(),
+            );
+            assert!(parsed.is_ok(), "{path} {name}: {parsed:?}");
+            assert_eq!(mismatch(value, &media["schema"], &all, name), None);
+            count += 1;
+        }
+    }
+    assert!(count >= 6);
+}
+
+/// A body of one key, of the type that the description gives it, is not refused for an unknown field.
+#[test]
+fn keys_of_bodies_are_those_of_the_description() {
+    let parsers = [
+        ("AddDevice", request::add_device as fn(&[u8]) -> _),
+        ("RemoveDevice", request::remove_device),
+        ("FerryRemoveDevice", request::ferry_remove_device),
+    ];
+    for (schema, parse) in parsers {
+        let all = description();
+        let described = keys(&all["components"]["schemas"][schema]["properties"]);
+        let refusal: Result<_, Refusal> = parse(br#"{"no such key": 1}"#);
+        let why = refusal.unwrap_err().problems.remove(0).why;
+        let (_, listed) = why.split_once("expected").unwrap();
+        let understood = listed
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(described, understood, "{schema}");
+    }
+}
+
+#[test]
+fn answers_are_as_described() {
+    is_described(&serde_json::to_value(Ping::own()).unwrap(), "Ping");
+    is_described(&json!({"exit_code": 10}), "End");
+    let refusal = Refusal::new(RefusalKind::Busy, Problem::new("a", "b", "c"));
+    is_described(&serde_json::from_str(&refusal.body()).unwrap(), "Problems");
+    is_described(&json!({"_vcpu0": {"exits": 1}}), "Counters");
+    let devices = place(&[device_request("01:00.0", None)]).unwrap();
+    let spec = MachineSpec {
+        kernel: "/boot/vmlinuz".into(),
+        initramfs: Some("/boot/initrd.img".into()),
+        cmdline: "quiet".to_owned(),
+        cpus: CpuCount::new(2).unwrap(),
+        memory: MemorySize::new(512 << 20).unwrap(),
+        huge_pages: None,
+        devices: devices.clone(),
+        passed: Default::default(),
+        peer_to_peer: true,
+        serial: SerialSpec::File("/tmp/console".into()),
+        stats: None,
+        no_reboot: false,
+        stop_timeout: Default::default(),
+    };
+    let info = VmInfo::new(&spec, &[&devices[0]], State::Paused);
+    let info = serde_json::to_value(info).unwrap();
+    is_described(&info, "VmInfo");
+    // As existing clients read them.
+    assert_eq!(
+        info["config"]["devices"][0]["path"],
+        "/sys/bus/pci/devices/0000:01:00.0"
+    );
+    assert_eq!(
+        info["device_tree"]["0000:01:00.0"]["pci_bdf"],
+        "0000:00:01.0"
+    );
+    assert_eq!(info["state"], "Paused");
+}

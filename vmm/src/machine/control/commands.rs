@@ -1,0 +1,160 @@
+//! What the API's clients ask for, carried out by the thread that owns the machine.
+
+use super::{Control, Outcome};
+use crate::api::{Answer, Call, Command, Done, Ping, Refusal, RefusalKind, Reply, State, VmInfo};
+use crate::machine::builder::chain;
+use crate::machine::mailbox::StopCause;
+use crate::machine::report;
+use crate::spec::DeviceSpec;
+use devices::host::Problem;
+use event_manager::EventOps;
+
+impl Control {
+    /// Carries out what waits.
+    pub(super) fn serve_api(&mut self, ops: &mut EventOps<'_>) {
+        while self.ended.is_none() {
+            let next = self.api.as_ref().and_then(|api| api.next_call());
+            let Some(Call { command, reply }) = next else {
+                return;
+            };
+            // What waited while its client went away is nobody's wish any longer.
+            if !reply.abandoned() {
+                self.carry_out(command, reply, ops);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, command: Command, reply: Reply, ops: &mut EventOps<'_>) {
+        let answer = match command {
+            Command::Ping => Ok(Done::with(&Ping::own())),
+            Command::Info => Ok(Done::with(&self.info())),
+            Command::Stats => Ok(Done::with(&report::gather(&self.machine))),
+            Command::Counters => Ok(Done::with(&report::gather(&self.machine).counters())),
+            Command::Pause => self.pause(ops),
+            Command::Resume => self.resume(),
+            Command::Reboot => self.reboot(ops),
+            Command::PowerButton => self.press_power_button(),
+            Command::Shutdown => return self.shut_down(reply, ops),
+            Command::Wait => {
+                if let Some(api) = &self.api {
+                    api.tell_end(reply);
+                }
+                return;
+            }
+            Command::AddDevice(device) => Err(unsupported(&device.device.host.to_string())),
+            Command::RemoveDevice { id, .. } => Err(unsupported(&id)),
+        };
+        reply.send(answer);
+    }
+
+    fn info(&self) -> VmInfo {
+        let assigned = self.machine.assigned.iter().flat_map(|all| &all.devices);
+        let devices: Vec<&DeviceSpec> = assigned.map(|assigned| &assigned.spec).collect();
+        let state = match self.paused {
+            Some(_) => State::Paused,
+            None => State::Running,
+        };
+        VmInfo::new(&self.machine.spec, &devices, state)
+    }
+
+    fn pause(&mut self, ops: &mut EventOps<'_>) -> Answer {
+        if self.paused.is_some() {
+            return Err(state(
+                "the guest is paused already",
+                "ferry resume lets it run",
+            ));
+        }
+        // A vCPU that waits for it would be sent away, and its write to a device's command register be lost.
+        if !self.machine.pci.dma().is_ready() {
+            let why = "guest RAM is still being mapped for its devices";
+            return Err(state(why, "try again in a moment"));
+        }
+        loop {
+            if !self.stop_vcpus() {
+                self.ended = Some(Outcome::HostFailed("a vCPU thread panicked".to_owned()));
+                return Err(ended());
+            }
+            // What the guest did last comes first: it may have been its end, or a reboot.
+            let Some(cause) = self.machine.context.mailbox.take() else {
+                break;
+            };
+            self.stopped(cause, ops);
+            if self.ended.is_some() {
+                return Err(ended());
+            }
+        }
+        self.paused = Some(self.machine.pause());
+        log::info!("the guest is paused");
+        Ok(Done::Silently)
+    }
+
+    fn resume(&mut self) -> Answer {
+        let Some(paused) = self.paused.take() else {
+            return Err(state("the guest is not paused", "ferry pause pauses it"));
+        };
+        match self.machine.resume(paused) {
+            Ok(threads) => {
+                self.threads = threads;
+                log::info!("the guest goes on");
+                Ok(Done::Silently)
+            }
+            Err(error) => {
+                let detail = format!("it can't go on: {}", chain(&error));
+                self.ended = Some(Outcome::HostFailed(detail));
+                Err(ended())
+            }
+        }
+    }
+
+    fn reboot(&mut self, ops: &mut EventOps<'_>) -> Answer {
+        if !self.stop_vcpus() {
+            self.ended = Some(Outcome::HostFailed("a vCPU thread panicked".to_owned()));
+            return Err(ended());
+        }
+        self.boot_again("asked for through the API", ops);
+        match self.ended {
+            Some(_) => Err(ended()),
+            None => Ok(Done::Silently),
+        }
+    }
+
+    fn press_power_button(&mut self) -> Answer {
+        if self.paused.is_some() {
+            let remedy = "let it run first: ferry resume";
+            return Err(state("the guest is paused and hears no button", remedy));
+        }
+        self.machine.hotplug.press_power_button();
+        Ok(Done::Silently)
+    }
+
+    /// The client is answered when all has been given back.
+    fn shut_down(&mut self, reply: Reply, ops: &mut EventOps<'_>) {
+        if let Some(api) = &self.api {
+            api.confirm_end(reply);
+        }
+        self.stopped(StopCause::Stopped, ops);
+    }
+}
+
+fn state(why: &str, remedy: &str) -> Refusal {
+    let problem = Problem::new("the guest's state does not allow that", why, remedy);
+    Refusal::new(RefusalKind::State, problem)
+}
+
+fn ended() -> Refusal {
+    let problem = Problem::new(
+        "the guest has ended",
+        "it ended while the request was carried out",
+        "see how, in the output of its ferry run",
+    );
+    Refusal::new(RefusalKind::Failed, problem)
+}
+
+fn unsupported(device: &str) -> Refusal {
+    let problem = Problem::new(
+        format!("{device} can't come or go"),
+        "this Ferry does not move devices while the guest runs",
+        "give devices at the start: ferry run --device host=BDF",
+    );
+    Refusal::new(RefusalKind::Failed, problem)
+}
