@@ -5,7 +5,7 @@ use crate::bus::BusDevice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Kept for slots that have been filled.
+/// Slots that the guest is to look into, a bit each; reading clears.
 const FILLED: u64 = 0;
 /// Slots that the guest is to eject, a bit each; reading clears.
 const EJECT_REQUESTS: u64 = 4;
@@ -23,6 +23,7 @@ pub trait SlotPower: Send + Sync {
 
 /// The registers, [`PciHotplug::LEN`] bytes reached by dword accesses.
 pub struct PciHotplug {
+    filled: AtomicU32,
     requests: AtomicU32,
     events: Arc<GenericEventDevice>,
     power: Arc<dyn SlotPower>,
@@ -31,6 +32,8 @@ pub struct PciHotplug {
 impl PciHotplug {
     /// Size of the registers in bytes.
     pub const LEN: u64 = 12;
+    /// Offset of the register of [`PciHotplug::announce`].
+    pub const FILLED_OFFSET: u64 = FILLED;
     /// Offset of the register of [`PciHotplug::request_eject`].
     pub const EJECT_REQUESTS_OFFSET: u64 = EJECT_REQUESTS;
     /// Offset of the register that leads to [`SlotPower::eject`].
@@ -40,10 +43,24 @@ impl PciHotplug {
     #[must_use]
     pub fn new(events: Arc<GenericEventDevice>, power: Arc<dyn SlotPower>) -> Self {
         Self {
+            filled: AtomicU32::new(0),
             requests: AtomicU32::new(0),
             events,
             power,
         }
+    }
+
+    /// Tells the guest that there is a device in `slot` now.
+    pub fn announce(&self, slot: u8) {
+        self.filled.fetch_or(bit(slot), Ordering::SeqCst);
+        self.events.raise(GenericEvent::PciHotplug);
+    }
+
+    /// Whether the guest has not yet heard all it was told and asked for of `slot`.
+    #[must_use]
+    pub fn unheard(&self, slot: u8) -> bool {
+        let both = self.filled.load(Ordering::SeqCst) | self.requests.load(Ordering::SeqCst);
+        both & bit(slot) != 0
     }
 
     /// Asks the guest to eject `slot`. It may be asked again.
@@ -52,8 +69,9 @@ impl PciHotplug {
         self.events.raise(GenericEvent::PciHotplug);
     }
 
-    /// Forgets what the guest was asked for.
+    /// Forgets what the guest was told and asked for.
     pub fn reset(&self) {
+        self.filled.store(0, Ordering::SeqCst);
         self.requests.store(0, Ordering::SeqCst);
     }
 }
@@ -65,7 +83,7 @@ fn bit(slot: u8) -> u32 {
 impl BusDevice for PciHotplug {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let value = match (offset, data.len()) {
-            (FILLED, 4) => 0,
+            (FILLED, 4) => self.filled.swap(0, Ordering::SeqCst),
             (EJECT_REQUESTS, 4) => self.requests.swap(0, Ordering::SeqCst),
             _ => return data.fill(0xff),
         };
@@ -122,10 +140,24 @@ mod tests {
     }
 
     #[test]
+    fn a_filled_slot_is_told_once_and_unheard_until_then() {
+        let (registers, line, _) = registers();
+        registers.announce(5);
+        assert!(line.asserted());
+        assert!(registers.unheard(5) && !registers.unheard(4));
+        assert_eq!(read(&registers, PciHotplug::EJECT_REQUESTS_OFFSET), 0);
+        assert_eq!(read(&registers, PciHotplug::FILLED_OFFSET), 1 << 5);
+        assert!(!registers.unheard(5));
+        assert_eq!(read(&registers, PciHotplug::FILLED_OFFSET), 0);
+    }
+
+    #[test]
     fn a_reset_forgets_requests() {
         let (registers, ..) = registers();
         registers.request_eject(3);
+        registers.announce(4);
         registers.reset();
+        assert_eq!(read(&registers, PciHotplug::FILLED_OFFSET), 0);
         assert_eq!(read(&registers, PciHotplug::EJECT_REQUESTS_OFFSET), 0);
     }
 

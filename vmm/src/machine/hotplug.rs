@@ -27,6 +27,7 @@ const _: () = {
             && layout::GED_EVENT_PCI_HOTPLUG == GenericEvent::PciHotplug as u8
             && layout::GED_EVENT_POWER_BUTTON == GenericEvent::PowerButton as u8
             && layout::PCI_HOTPLUG_PORTS as u64 == PciHotplug::LEN
+            && PciHotplug::FILLED_OFFSET == 0
             && PciHotplug::EJECT_REQUESTS_OFFSET == 4
             && PciHotplug::EJECT_OFFSET == 8
     );

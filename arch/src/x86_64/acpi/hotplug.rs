@@ -16,11 +16,15 @@ use crate::x86_64::layout;
 
 /// The method of the host bridge that tells the kernel which slots change.
 const SCAN: &str = "PCNT";
+/// Slots that have been filled; reading clears.
+const FILLED: [u8; 4] = *b"PCIU";
 /// Slots that the guest is to eject; reading clears.
 const EJECT_REQUESTS: [u8; 4] = *b"PCID";
 /// Takes the slots whose bits are set away.
 const EJECT: [u8; 4] = *b"PCEJ";
 
+/// Notification of a slot that is to be looked into.
+const NOTIFY_DEVICE_CHECK: u8 = 1;
 /// Notification of a device that it is to be ejected.
 const NOTIFY_EJECT_REQUEST: u8 = 3;
 
@@ -120,8 +124,7 @@ impl Aml for Slots {
             FieldLockRule::NoLock,
             FieldUpdateRule::WriteAsZeroes,
             vec![
-                // Kept for slots that have been filled.
-                FieldEntry::Reserved(REGISTER_BITS),
+                FieldEntry::Named(FILLED, REGISTER_BITS),
                 FieldEntry::Named(EJECT_REQUESTS, REGISTER_BITS),
                 FieldEntry::Named(EJECT, REGISTER_BITS),
             ],
@@ -167,19 +170,24 @@ impl Aml for Slot {
     }
 }
 
-/// The method that reads the registers and notifies the slots they name.
+/// The method that reads the registers and notifies the slots they name: those to be ejected first, since a slot is filled
+/// again only after it was emptied.
 fn scan(sink: &mut dyn AmlSink) {
-    let (requested, tested) = (Local(0), Local(1));
-    let register = field(EJECT_REQUESTS);
+    let (named, tested) = (Local(0), Local(1));
     let mut body = Vec::new();
-    Store::new(&requested, &register).to_aml_bytes(&mut body);
-    for slot in SLOTS.map(Slot) {
-        let path = slot.path();
-        If::new(
-            &And::new(&tested, &requested, &slot.bit()),
-            vec![&Notify::new(&path, &NOTIFY_EJECT_REQUEST)],
-        )
-        .to_aml_bytes(&mut body);
+    for (register, notification) in [
+        (EJECT_REQUESTS, NOTIFY_EJECT_REQUEST),
+        (FILLED, NOTIFY_DEVICE_CHECK),
+    ] {
+        Store::new(&named, &field(register)).to_aml_bytes(&mut body);
+        for slot in SLOTS.map(Slot) {
+            let path = slot.path();
+            If::new(
+                &And::new(&tested, &named, &slot.bit()),
+                vec![&Notify::new(&path, &notification)],
+            )
+            .to_aml_bytes(&mut body);
+        }
     }
     Method::new(SCAN.into(), 0, true, vec![&Verbatim(body)]).to_aml_bytes(sink);
 }

@@ -233,19 +233,33 @@ fn every_slot_but_the_host_bridges_can_be_ejected() {
 }
 
 #[test]
-fn a_requested_slot_is_notified_of_its_ejection() {
+fn slots_are_notified_of_their_ejection_and_then_of_being_filled() {
     let dsdt = dsdt(&platform(1));
+    let place = |bytes: &[u8]| {
+        let places: Vec<_> = (0..dsdt.len())
+            .filter(|at| dsdt[*at..].starts_with(bytes))
+            .collect();
+        let [only] = places.as_slice() else {
+            panic!("{bytes:02x?}: {places:?}");
+        };
+        *only
+    };
+    // Store (register, Local0), which clears the register, once each.
+    let (ejected, filled) = (place(b"\x70PCID\x60"), place(b"\x70PCIU\x60"));
+    assert!(ejected < filled);
     for slot in 1..32 {
-        // If (And (Local0, 1 << slot, Local1)) { Notify (slot, 3) }.
+        // If (And (Local0, 1 << slot, Local1)) { Notify (slot, notification) }.
         let mut clause = vec![0x7B, 0x60];
         clause.extend(aml_integer(1 << slot));
         clause.extend([0x61, 0x86]);
         clause.extend(format!("S{slot:03X}").into_bytes());
-        clause.extend([0x0A, 3]);
-        assert!(contains(&dsdt, &clause), "slot {slot}");
+        let notified = |notification: &[u8]| place(&[&clause, notification].concat());
+        assert!(
+            (ejected..filled).contains(&notified(&[0x0A, 3])),
+            "slot {slot}"
+        );
+        assert!(notified(&[1]) > filled, "slot {slot}");
     }
-    // Store (PCID, Local0), which clears the register, once.
-    assert_eq!(dsdt.windows(6).filter(|w| w == b"\x70PCID\x60").count(), 1);
 }
 
 #[test]
