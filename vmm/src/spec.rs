@@ -170,6 +170,24 @@ pub enum PlacementError {
     /// Two requests name one host function.
     #[error("{0} is given twice")]
     SameHostDevice(HostSbdf),
+    /// A running guest has a device in that slot.
+    #[error("slot {slot:#x} has {other} in it, and a slot is filled as a whole")]
+    SlotTaken {
+        /// The slot.
+        slot: u8,
+        /// The device that was to go there.
+        host: HostSbdf,
+        /// The one that is there.
+        other: HostSbdf,
+    },
+    /// A running guest has not let go of what was in that slot.
+    #[error("the guest has not let go of the device that was taken from slot {slot:#x}")]
+    SlotLost {
+        /// The slot.
+        slot: u8,
+        /// The device that was to go there.
+        host: HostSbdf,
+    },
     /// Two requests have one name.
     #[error("the id '{0}' is given twice")]
     SameId(String),
@@ -206,12 +224,33 @@ pub enum PlacementError {
 /// # Errors
 /// [`PlacementError`].
 pub fn place(requests: &[DeviceRequest]) -> Result<Vec<DeviceSpec>, PlacementError> {
+    place_beside(&Present::default(), requests)
+}
+
+/// What is on a guest's bus already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Present<'a> {
+    /// The devices.
+    pub devices: &'a [DeviceSpec],
+    /// Slots whose devices are gone without the guest having let go of them, a bit each.
+    pub lost: u32,
+}
+
+/// The same for a guest that runs: a slot is filled as a whole.
+///
+/// # Errors
+/// [`PlacementError`].
+pub fn place_beside(
+    present: &Present<'_>,
+    requests: &[DeviceRequest],
+) -> Result<Vec<DeviceSpec>, PlacementError> {
     let mut taken = BTreeMap::new();
     for request in requests {
         let Some(guest) = request.guest else { continue };
         if guest.device() == 0 {
             return Err(PlacementError::HostBridgeSlot(request.host));
         }
+        present.is_free(guest.device(), request.host)?;
         if let Some(first) = taken.insert(guest, request.host) {
             return Err(PlacementError::SameGuestAddress {
                 first,
@@ -224,15 +263,16 @@ pub fn place(requests: &[DeviceRequest]) -> Result<Vec<DeviceSpec>, PlacementErr
     for request in requests {
         let guest = match request.guest {
             Some(guest) => guest,
-            None => first_free(&taken).ok_or(PlacementError::Full(request.host))?,
+            None => first_free(present, &taken).ok_or(PlacementError::Full(request.host))?,
         };
         taken.insert(guest, request.host);
         let host = request.host;
         let id = request.id.clone().unwrap_or_else(|| host.to_string());
-        if placed.iter().any(|other| other.host == host) {
+        let others = || placed.iter().chain(present.devices);
+        if others().any(|other| other.host == host) {
             return Err(PlacementError::SameHostDevice(host));
         }
-        if placed.iter().any(|other| other.id == id) {
+        if others().any(|other| other.id == id) {
             return Err(PlacementError::SameId(id));
         }
         let removal = request.removal.clone();
@@ -257,11 +297,33 @@ pub fn place(requests: &[DeviceRequest]) -> Result<Vec<DeviceSpec>, PlacementErr
     Ok(placed)
 }
 
+impl Present<'_> {
+    /// Whether `slot` can be filled, with `host` among others.
+    fn is_free(&self, slot: u8, host: HostSbdf) -> Result<(), PlacementError> {
+        let mut devices = self.devices.iter();
+        if let Some(other) = devices.find(|other| other.guest.device() == slot) {
+            let other = other.host;
+            return Err(PlacementError::SlotTaken { slot, host, other });
+        }
+        match self.lost >> slot & 1 {
+            0 => Ok(()),
+            _ => Err(PlacementError::SlotLost { slot, host }),
+        }
+    }
+}
+
 /// The first slot without any function.
-fn first_free(taken: &BTreeMap<GuestBdf, HostSbdf>) -> Option<GuestBdf> {
-    (1..32)
-        .find(|slot| taken.keys().all(|guest| guest.device() != *slot))
-        .and_then(|slot| GuestBdf::new(slot, 0))
+fn first_free(present: &Present<'_>, taken: &BTreeMap<GuestBdf, HostSbdf>) -> Option<GuestBdf> {
+    let free = |slot: &u8| {
+        let wanted = taken.keys().any(|guest| guest.device() == *slot);
+        let lost = present.lost >> slot & 1 != 0;
+        let filled = present
+            .devices
+            .iter()
+            .any(|other| other.guest.device() == *slot);
+        !wanted && !lost && !filled
+    };
+    (1..32).find(free).and_then(|slot| GuestBdf::new(slot, 0))
 }
 
 #[cfg(test)]
@@ -303,6 +365,30 @@ pub(crate) mod tests {
         ));
         let error = place(&[request("01:00.0", None), request("0000:01:00.0", None)]);
         assert!(matches!(error, Err(PlacementError::SameHostDevice(_))));
+    }
+
+    #[test]
+    fn a_device_joins_beside_what_is_there_and_what_was_lost() {
+        let there = place(&[request("01:00.0", None), request("02:00.0", Some((3, 0)))]).unwrap();
+        let present = Present {
+            devices: &there,
+            lost: 1 << 2,
+        };
+        let placed = place_beside(&present, &[request("03:00.0", None)]).unwrap();
+        assert_eq!(placed[0].guest.device(), 4);
+        let error = |host, guest| place_beside(&present, &[request(host, guest)]).unwrap_err();
+        assert!(matches!(
+            error("03:00.0", Some((3, 1))),
+            PlacementError::SlotTaken { slot: 3, .. }
+        ));
+        assert!(matches!(
+            error("03:00.0", Some((2, 0))),
+            PlacementError::SlotLost { slot: 2, .. }
+        ));
+        assert!(matches!(
+            error("01:00.0", None),
+            PlacementError::SameHostDevice(_)
+        ));
     }
 
     #[test]

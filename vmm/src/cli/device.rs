@@ -206,6 +206,10 @@ fn unknown_key(what: &str, key: &str, options: &str) -> Problem {
 pub(super) fn misplaced(error: &PlacementError) -> Problem {
     let remedy = match error {
         PlacementError::SameHostDevice(host) => format!("leave one --device host={host} out"),
+        PlacementError::SlotTaken { .. } => {
+            "give another addr=, or none; functions of one slot are added together".to_owned()
+        }
+        PlacementError::SlotLost { .. } => "give another addr=, or none".to_owned(),
         PlacementError::SameId(_) => "give each device an id= of its own, or none".to_owned(),
         PlacementError::SameGuestAddress { second, .. } => {
             format!("give {second} another addr=, or none: then it gets a free slot")

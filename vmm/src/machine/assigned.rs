@@ -4,7 +4,6 @@ use super::MachineError;
 use super::addresses::check_entries;
 use super::bus_reset::HeldGroups;
 use crate::kvm::{GsiRouting, Vm};
-use crate::memory::GuestRam;
 use crate::spec::{DeviceSpec, MachineSpec};
 use arch::x86_64::layout::{self, PAGE_SIZE};
 use devices::memory::{MemoryRegion, RegionKind};
@@ -29,7 +28,10 @@ pub(super) struct Assigned {
     pub errors: u64,
 }
 
-/// The devices of a machine that has any.
+/// A device that is open, and what it is like.
+pub(super) type Probed = (OpenedDevice, VfioProbe);
+
+/// The devices of a machine that has or had any.
 pub(super) struct AssignedDevices {
     /// In the user's order.
     ///
@@ -48,16 +50,41 @@ impl AssignedDevices {
         vm: &Vm,
         routing: &GsiRouting,
     ) -> Result<Self, MachineError> {
-        let specs = &spec.devices;
         let observer = vm.vfio_device()?;
         let context = VfioContext::new(Some(observer), spec.peer_to_peer, spec.passed.clone())?;
-        let context = Arc::new(context);
-        let groups = HeldGroups::of(specs);
+        let mut assigned = Self::none(Arc::new(context));
         // All of them have their interrupt lines while the last is probed: two that can't share one are told apart now.
-        let probed = specs
+        let probed = spec
+            .devices
             .iter()
-            .map(|spec| probe(spec, &context))
+            .map(|spec| probe(spec, &assigned.context))
             .collect::<Result<Vec<_>, _>>()?;
+        assigned.devices = assigned.realise(&spec.devices, probed, routing)?;
+        Ok(assigned)
+    }
+
+    /// No device, in a context that is there.
+    #[must_use]
+    pub(super) fn none(context: Arc<VfioContext>) -> Self {
+        Self {
+            devices: Vec::new(),
+            context,
+        }
+    }
+
+    /// Makes devices of what was opened, to join those that are there. Slots are whole in `specs`.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub(super) fn realise(
+        &self,
+        specs: &[DeviceSpec],
+        probed: Vec<Probed>,
+        routing: &GsiRouting,
+    ) -> Result<Vec<Assigned>, MachineError> {
+        let present = self.devices.iter().map(|assigned| &assigned.spec);
+        let all: Vec<_> = present.chain(specs).cloned().collect();
+        let groups = HeldGroups::of(&all);
         let mut devices = Vec::with_capacity(specs.len());
         for (spec, (opened, probe)) in specs.iter().zip(probed) {
             let slot = spec.guest.device();
@@ -80,7 +107,7 @@ impl AssignedDevices {
                 errors: 0,
             });
         }
-        Ok(Self { devices, context })
+        Ok(devices)
     }
 
     /// The devices as PCI functions.
@@ -92,26 +119,6 @@ impl AssignedDevices {
             .collect()
     }
 
-    /// Whether the IOMMU can map guest RAM where it is. That is known for sure only now: the kernel tells its ranges of an
-    /// open container.
-    ///
-    /// # Errors
-    /// [`MachineError::Iova`], [`MachineError::DmaEntries`].
-    pub(super) fn check_reachable(&self, ram: &GuestRam) -> Result<(), MachineError> {
-        match self.context.limits() {
-            Ok(limits) => {
-                if let Some(available) = limits.mappings_available {
-                    check_entries(device_regions(ram).count(), available.into())?;
-                }
-                check_reachable(ram, &limits.iova_ranges)
-            }
-            Err(error) => {
-                log::warn!("the IOMMU does not tell its limits: {error}");
-                Ok(())
-            }
-        }
-    }
-
     /// The IOMMU context of all of them.
     #[must_use]
     pub(super) fn context(&self) -> &Arc<VfioContext> {
@@ -119,10 +126,11 @@ impl AssignedDevices {
     }
 }
 
-fn probe(
-    spec: &DeviceSpec,
-    context: &VfioContext,
-) -> Result<(OpenedDevice, VfioProbe), MachineError> {
+/// Opens a device and reads all about it.
+///
+/// # Errors
+/// [`MachineError::Device`].
+pub(super) fn probe(spec: &DeviceSpec, context: &VfioContext) -> Result<Probed, MachineError> {
     let failed = |source| MachineError::Device {
         host: spec.host,
         source,
@@ -150,13 +158,35 @@ fn realise(
 }
 
 /// The RAM that devices reach.
-fn device_regions(ram: &GuestRam) -> impl Iterator<Item = &MemoryRegion> {
-    let regions = ram.regions().iter();
-    regions.filter(|region| region.kind == RegionKind::Ram)
+fn device_regions(ram: &[MemoryRegion]) -> impl Iterator<Item = &MemoryRegion> {
+    ram.iter().filter(|region| region.kind == RegionKind::Ram)
+}
+
+/// Whether the IOMMU can map guest RAM where it is. That is known for sure only when a device is open: the kernel tells its
+/// ranges of a container that has one.
+///
+/// # Errors
+/// [`MachineError::Iova`], [`MachineError::DmaEntries`].
+pub(super) fn check_reachable(
+    context: &VfioContext,
+    ram: &[MemoryRegion],
+) -> Result<(), MachineError> {
+    match context.limits() {
+        Ok(limits) => {
+            if let Some(available) = limits.mappings_available {
+                check_entries(device_regions(ram).count(), available.into())?;
+            }
+            check_ranges(ram, &limits.iova_ranges)
+        }
+        Err(error) => {
+            log::warn!("the IOMMU does not tell its limits: {error}");
+            Ok(())
+        }
+    }
 }
 
 /// An IOMMU that tells no ranges is old and maps everything.
-fn check_reachable(ram: &GuestRam, usable: &[RangeInclusive<u64>]) -> Result<(), MachineError> {
+fn check_ranges(ram: &[MemoryRegion], usable: &[RangeInclusive<u64>]) -> Result<(), MachineError> {
     if usable.is_empty() {
         return Ok(());
     }

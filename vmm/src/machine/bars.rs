@@ -3,10 +3,12 @@
 
 use arch::platform::{PciWindow, PlatformDescription};
 use arch::x86_64::layout::{BarSpace, PAGE_SIZE};
-use devices::pci::{BarIndex, BarKind, BarLayout, PciFunction};
+use devices::pci::{BarIndex, BarKind, BarLayout, ConfigOffset, PciFunction, header};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use vm_allocator::{AddressAllocator, AllocPolicy, RangeInclusive as TakenRange};
+
+const IO: &str = "I/O";
 
 /// A BAR that has no room in the guest's PCI windows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +45,41 @@ fn footprint(bar: &BarLayout) -> u64 {
         BarKind::Io => bar.size,
         BarKind::Memory32 { .. } | BarKind::Memory64 { .. } => bar.size.max(PAGE_SIZE),
     }
+}
+
+/// Where a guest has a BAR now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PlacedBar {
+    base: u64,
+    size: u64,
+    io: bool,
+}
+
+/// The BARs of a function by what its registers hold, decoded or not.
+fn placed(function: &Arc<dyn PciFunction>) -> Vec<PlacedBar> {
+    let register = |offset: u16| {
+        let mut bytes = [0; 4];
+        if let Some(offset) = ConfigOffset::new(offset) {
+            function.config_read(offset, &mut bytes);
+        }
+        u64::from(u32::from_le_bytes(bytes))
+    };
+    let bars = function.bars().iter().map(|bar| {
+        // Its size is a power of two, and the bits below are no part of the address.
+        let flags = bar.size - 1;
+        let offset = header::BAR0 + 4 * u16::from(bar.index.get());
+        let base = match bar.kind {
+            _ if bar.index == BarIndex::ROM => register(header::EXPANSION_ROM),
+            BarKind::Io | BarKind::Memory32 { .. } => register(offset),
+            BarKind::Memory64 { .. } => register(offset) | register(offset + 4) << 32,
+        };
+        PlacedBar {
+            base: base & !flags,
+            size: footprint(bar),
+            io: bar.kind == BarKind::Io,
+        }
+    });
+    bars.collect()
 }
 
 /// A window that BARs are placed in.
@@ -86,6 +123,15 @@ impl Space {
         self
     }
 
+    /// Keeps BARs off one that is there already. What is only partly in this window is the guest's own doing.
+    fn occupy(&mut self, bar: &PlacedBar) {
+        let io = self.name == IO;
+        if let Some(allocator) = self.allocator.as_mut().filter(|_| io == bar.io) {
+            let policy = AllocPolicy::ExactMatch(bar.base);
+            let _ = allocator.allocate(bar.size, bar.size, policy);
+        }
+    }
+
     fn allocate(&mut self, size: u64) -> Option<u64> {
         let allocator = self.allocator.as_mut()?;
         if let Ok(range) = allocator.allocate(size, size, AllocPolicy::FirstMatch) {
@@ -107,12 +153,29 @@ pub(super) fn assign(
     functions: &[Arc<dyn PciFunction>],
     platform: &PlatformDescription,
 ) -> Result<(), NoRoom> {
+    assign_beside(&[], functions, platform)
+}
+
+/// The same while a guest runs: the BARs of `present` stay where the guest has them.
+///
+/// # Errors
+/// [`NoRoom`].
+pub(super) fn assign_beside(
+    present: &[Arc<dyn PciFunction>],
+    functions: &[Arc<dyn PciFunction>],
+    platform: &PlatformDescription,
+) -> Result<(), NoRoom> {
     let window = |window: &PciWindow, name| Space::new(window.base, window.len, name);
     let (io_base, io_len) = platform.pci_window_io;
-    let mut io = Space::new(io_base.into(), io_len.into(), "I/O");
+    let mut io = Space::new(io_base.into(), io_len.into(), IO);
     let mut memory_32 =
         window(&platform.pci_window_32, "32-bit memory").keep_off(&platform.unmappable);
     let mut memory_64 = window(&platform.pci_window_64, "64-bit memory");
+    for bar in present.iter().flat_map(placed) {
+        for space in [&mut io, &mut memory_32, &mut memory_64] {
+            space.occupy(&bar);
+        }
+    }
     let mut bars: Vec<_> = functions
         .iter()
         .flat_map(|function| function.bars().iter().map(move |bar| (function, bar)))

@@ -1,7 +1,7 @@
 //! Building a machine: everything up to the first instruction, as much of it at once as can be.
 
 use super::addresses::AddressPlan;
-use super::assigned::AssignedDevices;
+use super::assigned::{AssignedDevices, check_reachable};
 use super::buses::Buses;
 use super::hotplug::Hotplug;
 use super::kernel::{ImageFile, Kernel, write_blobs};
@@ -48,7 +48,7 @@ pub struct Machine {
     pub(super) spec: MachineSpec,
     pub(super) stopwatch: Stopwatch,
     pub(super) boots: u64,
-    platform: PlatformDescription,
+    pub(super) platform: PlatformDescription,
     images: Images,
     irqchip: IrqchipState,
     pub(super) routing: GsiRouting,
@@ -104,7 +104,7 @@ impl Machine {
             .transpose()?;
         let assigned = open_devices(&spec, &vm, &routing, &mut stopwatch)?;
         if let (Some(assigned), Some(preparation)) = (&assigned, &mut preparation) {
-            assigned.check_reachable(&ram)?;
+            check_reachable(assigned.context(), ram.regions())?;
             preparation.map_into(Arc::clone(assigned.context()));
         }
         let bars_64 = assigned.as_ref().map(AssignedDevices::functions);
@@ -212,7 +212,7 @@ impl Machine {
         // Dropping the rest closes the devices, which resets them; the last to close takes guest RAM from the IOMMU first.
     }
 
-    fn functions(&self) -> Vec<Arc<dyn PciFunction>> {
+    pub(super) fn functions(&self) -> Vec<Arc<dyn PciFunction>> {
         self.assigned
             .as_ref()
             .map(AssignedDevices::functions)

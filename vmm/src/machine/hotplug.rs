@@ -103,6 +103,11 @@ impl Hotplug {
         })
     }
 
+    /// Tells the guest that `slot` has been filled.
+    pub(super) fn announce(&self, slot: u8) {
+        self.registers.announce(slot);
+    }
+
     /// Asks the guest to eject `slot`.
     pub(super) fn request_eject(&self, slot: u8) {
         self.registers.request_eject(slot);

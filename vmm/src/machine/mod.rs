@@ -1,6 +1,7 @@
 //! The machine: built once, booted as often as the guest resets, taken apart at the end.
 
 mod addresses;
+mod arrival;
 mod assigned;
 mod bars;
 mod builder;

@@ -105,6 +105,12 @@ impl PciHost {
         &self.segment
     }
 
+    /// The memory map that BARs come and go in.
+    #[must_use]
+    pub(super) fn memory(&self) -> &Arc<MemoryMap> {
+        &self.memory
+    }
+
     /// What a function's first DMA waits for.
     #[must_use]
     pub(super) fn dma(&self) -> &DmaReadiness {
