@@ -15,7 +15,7 @@ use devices::host::Problem;
 use devices::pci::{BdfError, GuestBdf, HostSbdf};
 use devices::vfio::{PassedGroup, RomChoice};
 use vmm::device_keys::{id as name, place, rom};
-use vmm::spec::{DeviceRequest, PlacementError};
+use vmm::spec::DeviceRequest;
 
 /// The keys that Ferry knows.
 const KEYS: [&str; 13] = [
@@ -200,38 +200,6 @@ fn unknown_key(what: &str, key: &str, options: &str) -> Problem {
         |known| format!("did you mean '{known}='?"),
     );
     Problem::new(what, why, remedy)
-}
-
-/// Devices that can't be in one guest together.
-pub(super) fn misplaced(error: &PlacementError) -> Problem {
-    let remedy = match error {
-        PlacementError::SameHostDevice(host) => format!("leave one --device host={host} out"),
-        PlacementError::SlotTaken { .. } => {
-            "give another addr=, or none; functions of one slot are added together".to_owned()
-        }
-        PlacementError::SlotLost { .. } => "give another addr=, or none".to_owned(),
-        PlacementError::SameId(_) => "give each device an id= of its own, or none".to_owned(),
-        PlacementError::SameGuestAddress { second, .. } => {
-            format!("give {second} another addr=, or none: then it gets a free slot")
-        }
-        PlacementError::HostBridgeSlot(host) => {
-            format!(
-                "give {host} a slot from addr=0x1 to addr=0x1f, or none: then it gets a free one"
-            )
-        }
-        PlacementError::NoFunctionZero { slot, host, .. } => {
-            format!("give a device addr={slot:#x}, or {host} another addr=")
-        }
-        PlacementError::Full(_) => {
-            "put up to eight devices into one slot, as its functions: addr=0x1.0, addr=0x1.1"
-                .to_owned()
-        }
-    };
-    Problem::new(
-        "these devices can't be in one guest",
-        error.to_string(),
-        remedy,
-    )
 }
 
 #[cfg(test)]
