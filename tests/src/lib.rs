@@ -16,6 +16,7 @@
 )]
 
 mod api;
+mod census;
 mod checked;
 mod deadline;
 mod edu;
@@ -33,6 +34,7 @@ mod terminal;
 mod transcript;
 
 pub use api::{Api, Told, exchange, told};
+pub use census::{Census, assert_no_growth};
 pub use checked::Checked;
 pub use deadline::{BOOT, MOMENT, until};
 pub use edu::Edu;

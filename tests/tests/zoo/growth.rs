@@ -1,12 +1,12 @@
 //! A guest may take drivers away and give them back as often as it likes: Ferry holds no more of the host afterwards.
 
-use crate::census::{Census, assert_no_growth};
 use crate::modes::{self, Mode};
 use crate::power::{self, Slept};
 use crate::reboots::PAIR;
 use std::sync::{LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 use tests::site::{self, Kernel};
+use tests::{Census, assert_no_growth};
 use tests::{Guest, Peer, Run, figure};
 
 /// How often a driver is taken from its device and given back.

@@ -15,7 +15,6 @@
 )]
 
 mod bars;
-mod census;
 mod crowd;
 mod growth;
 mod interrupts;

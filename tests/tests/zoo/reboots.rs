@@ -1,11 +1,11 @@
 //! A guest may reboot as often as it likes: Ferry holds no more of the host afterwards.
 
-use crate::census::{Census, assert_no_growth};
 use std::panic;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 use tests::site::{self, Kernel};
+use tests::{Census, assert_no_growth};
 use tests::{Guest, Run, figure};
 
 /// How often the guest reboots.
