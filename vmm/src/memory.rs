@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use vm_memory::GuestRegionCollection;
@@ -138,15 +138,35 @@ impl GuestRam {
     }
 }
 
+/// How far guest RAM has been faulted in.
+#[derive(Debug, Default)]
+pub struct Populating {
+    cancelled: AtomicBool,
+    done: AtomicU64,
+}
+
+impl Populating {
+    /// Ends it early.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes that are there.
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
 /// Faults in every page of `regions`, by several threads: VFIO is about to pin them all, one after another, and most of
-/// that time goes into clearing pages. Ends early, without an error, once `cancelled` is set.
+/// that time goes into clearing pages. Ends early, without an error, once `progress` is cancelled.
 ///
 /// # Errors
 /// [`RamError::Populate`].
 pub fn populate(
     regions: &[MemoryRegion],
     huge_pages: Option<HugePageSize>,
-    cancelled: &AtomicBool,
+    progress: &Populating,
 ) -> Result<(), RamError> {
     let size = regions.iter().map(|r| r.host.len() as u64).sum();
     let failed = |source| match huge_pages {
@@ -168,7 +188,7 @@ pub fn populate(
     let work = || {
         loop {
             let piece = next.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(piece) = piece.filter(|_| !cancelled.load(Ordering::Relaxed)) else {
+            let Some(piece) = piece.filter(|_| !progress.cancelled.load(Ordering::Relaxed)) else {
                 return Ok(());
             };
             match piece.populate() {
@@ -176,6 +196,8 @@ pub fn populate(
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
                 result => result?,
             }
+            let bytes = piece.len() as u64;
+            progress.done.fetch_add(bytes, Ordering::Relaxed);
         }
     };
     thread::scope(|scope| {
@@ -556,9 +578,15 @@ mod tests {
         };
         let ram = placed(&[(0, 130 << 20)], None);
         let before = resident();
-        populate(ram.regions(), None, &AtomicBool::new(true)).unwrap();
+        let cancelled = Populating::default();
+        cancelled.cancel();
+        populate(ram.regions(), None, &cancelled).unwrap();
+        assert_eq!(cancelled.done(), 0);
         assert!(resident() < before + (64 << 20), "cancelled");
-        populate(ram.regions(), None, &AtomicBool::new(false)).unwrap();
+        let progress = Populating::default();
+        populate(ram.regions(), None, &progress).unwrap();
+        let all: u64 = ram.regions().iter().map(|r| r.host.len() as u64).sum();
+        assert_eq!(progress.done(), all);
         assert!(resident() >= before + (130 << 20));
     }
 

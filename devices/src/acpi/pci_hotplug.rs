@@ -69,6 +69,11 @@ impl PciHotplug {
         self.events.raise(GenericEvent::PciHotplug);
     }
 
+    /// Asks no longer for `slot` to be ejected, if the guest has not heard of it.
+    pub fn withdraw_request(&self, slot: u8) {
+        self.requests.fetch_and(!bit(slot), Ordering::SeqCst);
+    }
+
     /// Forgets what the guest was told and asked for.
     pub fn reset(&self) {
         self.filled.store(0, Ordering::SeqCst);
@@ -149,6 +154,16 @@ mod tests {
         assert_eq!(read(&registers, PciHotplug::FILLED_OFFSET), 1 << 5);
         assert!(!registers.unheard(5));
         assert_eq!(read(&registers, PciHotplug::FILLED_OFFSET), 0);
+    }
+
+    #[test]
+    fn a_request_that_was_not_heard_can_be_withdrawn() {
+        let (registers, ..) = registers();
+        registers.request_eject(3);
+        registers.request_eject(4);
+        registers.withdraw_request(3);
+        assert!(!registers.unheard(3));
+        assert_eq!(read(&registers, PciHotplug::EJECT_REQUESTS_OFFSET), 1 << 4);
     }
 
     #[test]

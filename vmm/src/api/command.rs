@@ -31,6 +31,8 @@ pub enum Command {
     Wait,
     /// Give the guest a device.
     AddDevice(NewDevice),
+    /// Give it several, all or none: functions of one slot come together.
+    AddDevices(Vec<NewDevice>),
     /// Take a device from it.
     RemoveDevice {
         /// The device.

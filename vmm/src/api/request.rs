@@ -38,6 +38,13 @@ enum Policy {
     Report,
 }
 
+/// Body of `ferry.add-devices`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddDevices {
+    devices: Vec<Value>,
+}
+
 /// Body of `vm.remove-device`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,26 +78,43 @@ pub(super) fn nothing(body: &[u8]) -> Result<(), Refusal> {
 
 /// A body, `what` says which; `null`s in it count as absent.
 fn parse<T: DeserializeOwned>(body: &[u8], what: &str, example: &str) -> Result<T, Refusal> {
-    let parsed = serde_json::from_slice(body).and_then(|mut value: Value| {
-        if let Value::Object(keys) = &mut value {
-            keys.retain(|_, value| !value.is_null());
-        }
-        serde_json::from_value(value)
-    });
-    parsed.map_err(|error: serde_json::Error| {
-        invalid(
-            what,
-            error.to_string(),
-            format!("send, for example: {example}"),
-        )
-    })
+    let misfit = |error: serde_json::Error| {
+        let remedy = format!("send, for example: {example}");
+        invalid(what, error.to_string(), remedy)
+    };
+    let mut value: Value = serde_json::from_slice(body).map_err(misfit)?;
+    if let Value::Object(keys) = &mut value {
+        keys.retain(|_, value| !value.is_null());
+    }
+    serde_json::from_value(value).map_err(misfit)
 }
+
+const ADD: &str = "the device to be added is not understood";
 
 /// What `vm.add-device` asks for.
 pub(super) fn add_device(body: &[u8]) -> Result<Command, Refusal> {
-    const WHAT: &str = "the device to be added is not understood";
-    let body: AddDevice = parse(body, WHAT, r#"{"host": "01:00.0", "id": "nic0"}"#)?;
-    let host = host(&body, WHAT)?;
+    new_device(body).map(Command::AddDevice)
+}
+
+/// What `ferry.add-devices` asks for.
+pub(super) fn add_devices(body: &[u8]) -> Result<Command, Refusal> {
+    const WHAT: &str = "the devices to be added are not understood";
+    let example =
+        r#"{"devices": [{"host": "01:00.0", "addr": "5.0"}, {"host": "01:00.1", "addr": "5.1"}]}"#;
+    let AddDevices { devices } = parse(body, WHAT, example)?;
+    if devices.is_empty() {
+        let remedy = format!("send, for example: {example}");
+        return Err(invalid(WHAT, "there is none", remedy));
+    }
+    let devices = devices
+        .iter()
+        .map(|device| new_device(device.to_string().as_bytes()));
+    devices.collect::<Result<_, _>>().map(Command::AddDevices)
+}
+
+fn new_device(body: &[u8]) -> Result<NewDevice, Refusal> {
+    let body: AddDevice = parse(body, ADD, r#"{"host": "01:00.0", "id": "nic0"}"#)?;
+    let host = host(&body, ADD)?;
     let what = format!("{host} can't be added");
     let unsupported = |key: &str| {
         let why = format!("'{key}' asks for something that Ferry has not");
@@ -109,7 +133,7 @@ pub(super) fn add_device(body: &[u8]) -> Result<Command, Refusal> {
     let id = id.map_err(|why| invalid(&what, why, "use letters, digits, '-', '_', '.' and ':'"))?;
     let rom = body.rom.as_deref().map(device_keys::rom).transpose();
     let rom = rom.map_err(|problem| Refusal::new(RefusalKind::Invalid, problem))?;
-    Ok(Command::AddDevice(NewDevice {
+    Ok(NewDevice {
         device: DeviceRequest {
             host,
             id,
@@ -118,7 +142,7 @@ pub(super) fn add_device(body: &[u8]) -> Result<Command, Refusal> {
             removal: removal(&body),
         },
         managed: body.managed,
-    }))
+    })
 }
 
 /// The host address of `host`, or at the end of `path`.
@@ -227,6 +251,20 @@ mod tests {
             placed,
             device(r#"{"host": "01:00.0", "addr": "0x6"}"#).unwrap()
         );
+    }
+
+    #[test]
+    fn several_devices_are_understood_as_each_alone_is() {
+        let one = r#"{"host": "01:00.0", "addr": "5.0"}"#;
+        let two = r#"{"host": "01:00.1", "addr": "5.1", "id": null}"#;
+        let both = format!(r#"{{"devices": [{one}, {two}]}}"#);
+        let Ok(Command::AddDevices(devices)) = add_devices(both.as_bytes()) else {
+            panic!("refused");
+        };
+        assert_eq!(devices, [device(one).unwrap(), device(two).unwrap()]);
+        for bad in [r#"{"devices": []}"#, r#"{"devices": [{}]}"#, "[]", "{}"] {
+            assert!(add_devices(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ macro_rules! plain {
 }
 
 /// All paths.
-pub(super) const ROUTES: [Route; 14] = [
+pub(super) const ROUTES: [Route; 15] = [
     Route {
         name: "vmm.ping",
         method: "GET",
@@ -90,6 +90,12 @@ pub(super) const ROUTES: [Route; 14] = [
         parse: request::add_device,
     },
     Route {
+        name: "ferry.add-devices",
+        method: "PUT",
+        statuses: &[200, 404, 409],
+        parse: request::add_devices,
+    },
+    Route {
         name: "vm.remove-device",
         method: "PUT",
         statuses: &[204, 404],
@@ -98,7 +104,7 @@ pub(super) const ROUTES: [Route; 14] = [
     Route {
         name: "ferry.remove-device",
         method: "PUT",
-        statuses: &[204, 404],
+        statuses: &[204, 404, 405],
         parse: request::ferry_remove_device,
     },
     Route {

@@ -43,6 +43,16 @@ pub struct VmInfo {
     state: State,
     memory_actual_size: u64,
     device_tree: BTreeMap<String, Node>,
+    /// Ferry's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arriving: Option<Arriving>,
+}
+
+/// Devices that are being opened.
+#[derive(Debug, Serialize)]
+struct Arriving {
+    ids: Vec<String>,
+    memory_populated: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,7 +142,19 @@ impl VmInfo {
             state,
             memory_actual_size: spec.memory.bytes(),
             device_tree: devices.iter().map(|device| Node::of(device)).collect(),
+            arriving: None,
         }
+    }
+
+    /// And these are being opened, for which so many bytes of guest RAM were faulted in.
+    #[must_use]
+    pub fn with_arriving(mut self, devices: &[DeviceSpec], memory_populated: u64) -> Self {
+        let ids: Vec<_> = devices.iter().map(|device| device.id.clone()).collect();
+        self.arriving = (!ids.is_empty()).then_some(Arriving {
+            ids,
+            memory_populated,
+        });
+        self
     }
 }
 

@@ -5,16 +5,22 @@ use super::{Failure, device, shown};
 use devices::host::Problem;
 use serde_json::{Map, Value, json};
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+/// How often a person is told how far it is.
+const GLANCE: Duration = Duration::from_millis(500);
 
 /// Give a running guest a device
 #[derive(clap::Args)]
 pub(super) struct Add {
     /// The guest's name, unless --socket tells, and the device: host=BDF[,id=NAME][,addr=SLOT[.FN]] and so on, as of ferry run
-    /// --device
-    #[arg(value_name = "[NAME] host=BDF[,…]")]
+    /// --device; several come together or not at all, as functions of one slot must
+    #[arg(value_name = "[NAME] host=BDF[,…]…")]
     words: Vec<String>,
     /// The guest's socket, as of ferry run --api-socket PATH
     #[arg(long, value_name = "PATH")]
@@ -38,52 +44,107 @@ pub(super) struct Remove {
     timeout: Option<u32>,
 }
 
-/// The guest and the one word more.
+/// The guest and the words that are not its name.
 fn split<'a>(
     words: &'a [String],
     socket: &Option<PathBuf>,
     example: &str,
-) -> Result<(Guest, &'a str), Failure> {
-    let (name, word) = match (words, socket) {
-        ([word], Some(_)) => (None, word),
-        ([name, word], None) => (Some(name.as_str()), word),
-        _ => {
-            return Err(Failure::usage(Problem::new(
-                "the command line is not understood",
-                "it takes a guest, by its name or --socket, and one device",
-                format!("write, for example: {example}"),
-            )));
-        }
+) -> Result<(Guest, &'a [String]), Failure> {
+    let (name, rest) = match (words.split_first(), socket) {
+        (Some(_), Some(_)) => (None, words),
+        (Some((name, rest)), None) => (Some(name.as_str()), rest),
+        (None, _) => (None, words),
     };
-    Ok((Guest::of(name, socket.as_deref())?, word))
+    if rest.is_empty() {
+        return Err(Failure::usage(Problem::new(
+            "the command line is not understood",
+            "it takes a guest, by its name or --socket, and a device",
+            format!("write, for example: {example}"),
+        )));
+    }
+    Ok((Guest::of(name, socket.as_deref())?, rest))
 }
 
 impl Add {
     /// `ferry add`.
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let (guest, text) = split(
-            &self.words,
-            &self.socket,
-            "ferry add web1 host=01:00.0,id=nic0",
-        )?;
-        // What is wrong with it is told here, in the words of ferry run.
-        device::parse(text).map_err(Failure::usage)?;
-        let body = body(text).map_err(Failure::usage)?;
-        let added = guest.ask("PUT", "vm.add-device", Some(&body), None)?;
+        let example = "ferry add web1 host=01:00.0,id=nic0";
+        let (guest, devices) = split(&self.words, &self.socket, example)?;
+        let mut bodies = Vec::with_capacity(devices.len());
+        for text in devices {
+            // What is wrong with it is told here, in the words of ferry run.
+            device::parse(text).map_err(Failure::usage)?;
+            bodies.push(body(text).map_err(Failure::usage)?);
+        }
+        let body = json!({ "devices": bodies });
+        let added = watched(&guest, || {
+            guest.ask("PUT", "ferry.add-devices", Some(&body), None)
+        })?;
         let added = added.unwrap_or_default();
-        let word = |key: &str| added[key].as_str().unwrap_or("?").to_owned();
-        let text = format!("{} is at {} in the guest\n", word("id"), word("bdf"));
+        let mut text = String::new();
+        for one in added.as_array().map_or(&[][..], Vec::as_slice) {
+            let word = |key: &str| one[key].as_str().unwrap_or("?");
+            text += &format!("{} is at {} in the guest\n", word("id"), word("bdf"));
+        }
         let _ = io::stdout().write_all(text.as_bytes());
         Ok(ExitCode::SUCCESS)
     }
 }
 
+/// Does `work`, and tells a person on a terminal meanwhile how far guest RAM has been pinned, if that takes long.
+fn watched<T>(guest: &Guest, work: impl FnOnce() -> T) -> T {
+    if !io::stderr().is_terminal() {
+        return work();
+    }
+    let (done, ended) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut written = false;
+            while ended.recv_timeout(GLANCE) == Err(RecvTimeoutError::Timeout) {
+                let Some(line) = guest.get("vm.info").ok().as_ref().and_then(progress) else {
+                    continue;
+                };
+                eprint!("\r{line}\x1b[K");
+                written = true;
+            }
+            if written {
+                eprint!("\r\x1b[K");
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}
+
+/// How far guest RAM has been faulted in, as `vm.info` tells.
+fn progress(info: &Value) -> Option<String> {
+    let done = info["arriving"]["memory_populated"].as_u64()?;
+    let all = info["config"]["memory"]["size"].as_u64()?;
+    let percent = done.saturating_mul(100).checked_div(all)?;
+    let (done, all) = (done >> 20, all >> 20);
+    Some(match percent {
+        0 => "opening the device".to_owned(),
+        100.. => format!("{all} MiB of guest RAM are there and being mapped for DMA"),
+        _ => format!("{done} of {all} MiB of guest RAM are there ({percent} %)"),
+    })
+}
+
 impl Remove {
     /// `ferry remove`.
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let (guest, id) = split(&self.words, &self.socket, "ferry remove web1 nic0")?;
+        let example = "ferry remove web1 nic0";
+        let (guest, words) = split(&self.words, &self.socket, example)?;
+        let [id] = words else {
+            return Err(Failure::usage(Problem::new(
+                "the command line is not understood",
+                "one device is removed at a time, with all others of its slot",
+                format!("write, for example: {example}"),
+            )));
+        };
         let body = json!({"id": id, "force": self.force, "timeout": self.timeout});
         guest.ask("PUT", "ferry.remove-device", Some(&body), None)?;
+        let _ = io::stdout().write_all(format!("{id} has left the guest\n").as_bytes());
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -141,25 +202,36 @@ mod tests {
     }
 
     #[test]
-    fn a_device_comes_after_its_guest() {
-        let words = |words: &[&str]| {
-            words
-                .iter()
-                .map(|word| (*word).to_owned())
-                .collect::<Vec<_>>()
+    fn devices_come_after_their_guest() {
+        let words = |words: &[&str]| -> Vec<String> {
+            words.iter().map(|word| (*word).to_owned()).collect()
         };
         let socket = Some(PathBuf::from("/tmp/s"));
+        let rest = |given: &[&str], socket: &Option<PathBuf>| {
+            let words = words(given);
+            let split = split(&words, socket, "").ok();
+            split.map(|(_, rest)| rest.join(" "))
+        };
+        assert_eq!(rest(&["nic0"], &socket).as_deref(), Some("nic0"));
+        assert_eq!(rest(&["a", "b"], &socket).as_deref(), Some("a b"));
+        assert_eq!(rest(&["vm1", "a", "b"], &None).as_deref(), Some("a b"));
+        assert_eq!(rest(&[], &socket), None);
+        assert_eq!(rest(&["vm1"], &None), None);
+    }
+
+    #[test]
+    fn progress_is_told_while_a_device_is_opened() {
+        let info = |populated: u64| {
+            json!({"config": {"memory": {"size": 1_u64 << 30}},
+                   "arriving": {"ids": ["nic0"], "memory_populated": populated}})
+        };
+        let text = |populated| progress(&info(populated)).unwrap();
+        assert_eq!(text(0), "opening the device");
         assert_eq!(
-            split(&words(&["nic0"]), &socket, "").ok().unwrap().1,
-            "nic0"
+            text(1 << 29),
+            "512 of 1024 MiB of guest RAM are there (50 %)"
         );
-        for (given, socket) in [
-            (&[][..], None),
-            (&["nic0"], None),
-            (&["a", "b"], socket.clone()),
-            (&["a", "b", "c"], None),
-        ] {
-            assert!(split(&words(given), &socket, "").is_err(), "{given:?}");
-        }
+        assert!(text(1 << 30).contains("being mapped"));
+        assert_eq!(progress(&json!({"config": {"memory": {"size": 1}}})), None);
     }
 }

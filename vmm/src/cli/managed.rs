@@ -1,4 +1,4 @@
-//! `--device …,managed=on`, and `vf=auto`: devices that are bound to vfio-pci for one run.
+//! `--device …,managed=on`, and `vf=auto`: devices that are bound to vfio-pci for one run, from its start on or later.
 
 use super::Failure;
 use super::bind::Work;
@@ -7,6 +7,8 @@ use super::unbind;
 use devices::driver::{Binder, LinkSetting, Owner, free_virtual_function, has_own_address};
 use devices::host::{BindRequest, Problem};
 use devices::pci::HostSbdf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use vmm::machine::Custodian;
 
 const COMMAND: &str = "run with managed=on";
 
@@ -15,6 +17,16 @@ pub(super) struct Loan {
     pub(super) sbdf: HostSbdf,
     /// What is set while it is bound, if it is a virtual function.
     settings: Vec<LinkSetting>,
+}
+
+impl Loan {
+    /// Nothing is set.
+    fn plain(sbdf: HostSbdf) -> Self {
+        Self {
+            sbdf,
+            settings: Vec::new(),
+        }
+    }
 }
 
 /// What is to be bound for one run.
@@ -74,34 +86,35 @@ impl Loans {
     }
 }
 
-/// Devices that go back to their drivers when this is dropped.
+/// Devices that are bound to vfio-pci for this run. They go back to their drivers one by one, at the latest when this is
+/// dropped.
+#[derive(Default)]
 pub(super) struct Managed {
-    devices: Vec<HostSbdf>,
-    /// Ferry itself, as the records have it.
-    owner: Owner,
+    devices: Mutex<Vec<HostSbdf>>,
 }
 
 impl Managed {
     /// Binds those that are not on vfio-pci already: all or none. What a run that was killed has left there becomes this
-    /// run's. None if there is nothing to be bound.
+    /// run's.
     ///
     /// # Errors
     /// Why they can't be bound. Nothing is changed then.
-    pub(super) fn bind(loans: Loans) -> Result<Option<Self>, Failure> {
-        let wanted = loans.addresses();
-        let Some(work) = loans.work.filter(|_| !wanted.is_empty()) else {
-            return Ok(None);
-        };
-        let pid = std::process::id();
-        let owner = Owner::of(&work.root, pid).ok_or_else(|| {
-            Failure::host(Problem::new(
-                "devices can't be bound for this run",
-                format!(
-                    "/proc/{pid}/stat can't be read, so nobody could tell later whose they are"
-                ),
-                "see whether procfs is there: findmnt /proc",
-            ))
-        })?;
+    pub(super) fn bind(loans: Loans) -> Result<Self, Failure> {
+        let managed = Self::default();
+        if let Some(work) = loans.work.filter(|_| !loans.devices.is_empty()) {
+            managed.bind_with(work, &loans.devices)?;
+        }
+        Ok(managed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<HostSbdf>> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Even after an error devices may have been bound: they are listed then.
+    fn bind_with(&self, work: Work, loans: &[Loan]) -> Result<(), Failure> {
+        let wanted: Vec<_> = loans.iter().map(|loan| loan.sbdf).collect();
+        let owner = owner(&work)?;
         let request = BindRequest {
             functions: &wanted,
             groups: false,
@@ -120,45 +133,84 @@ impl Managed {
         for sbdf in &devices {
             log::info!("{sbdf} is on vfio-pci for this run");
         }
-        let bound = Self { devices, owner };
-        let loans = loans.devices.iter().zip(own_addresses);
+        self.lock().extend(&devices);
         // One that somebody else has is not set up.
-        for (loan, own_address) in loans.filter(|(loan, _)| bound.devices.contains(&loan.sbdf)) {
+        let set_up = loans.iter().zip(own_addresses);
+        for (loan, own_address) in set_up.filter(|(loan, _)| devices.contains(&loan.sbdf)) {
             if let Err(error) = binder.set_up(loan.sbdf, &loan.settings, own_address) {
-                let failure = Failure::host(error.problem());
-                // Giving them back takes the lock again.
-                drop(work);
-                return Err(failure);
+                return Err(Failure::host(error.problem()));
             }
         }
-        Ok(Some(bound))
+        Ok(())
+    }
+}
+
+impl Custodian for Managed {
+    fn take(&self, devices: &[HostSbdf]) -> Result<(), Vec<Problem>> {
+        let work = Work::begin(COMMAND).map_err(|failure| failure.problems)?;
+        let loans: Vec<_> = devices.iter().copied().map(Loan::plain).collect();
+        self.bind_with(work, &loans).map_err(|failure| {
+            let back = devices.iter().rev().map(|device| self.give_back(*device));
+            let more = back.filter_map(Result::err).flatten().collect();
+            [failure.problems, more].concat()
+        })
     }
 
-    /// The last first.
-    fn give_back(&self) -> Vec<Problem> {
-        let work = match Work::begin(COMMAND) {
-            Ok(work) => work,
-            Err(failure) => return failure.problems,
-        };
-        let binder = work.binder();
-        let mut problems = Vec::new();
-        for sbdf in self.devices.iter().rev() {
-            if !is_ours(&binder, *sbdf, self.owner) {
-                log::info!("{sbdf} stays as it is: it is not this run's any more");
-                continue;
-            }
-            let given_back = unbind::idle(&binder, *sbdf).and_then(|function| {
-                let to = function.map(|function| unbind::give_back(&binder, &function));
-                to.transpose()
-            });
-            match given_back {
-                Ok(Some(to)) => log::info!("{sbdf} is back on {to}"),
-                Ok(None) => log::info!("{sbdf} is gone"),
-                Err(problem) => problems.push(problem),
-            }
-        }
-        problems
+    fn has(&self, device: HostSbdf) -> bool {
+        self.lock().contains(&device)
     }
+
+    fn give_back(&self, device: HostSbdf) -> Result<(), Vec<Problem>> {
+        if !self.has(device) {
+            return Ok(());
+        }
+        // One that fails is tried again at the end of the run.
+        let work = Work::begin(COMMAND).map_err(|failure| failure.problems)?;
+        let problems = give_back(&work, &[device]);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        self.lock().retain(|other| *other != device);
+        Ok(())
+    }
+}
+
+/// Ferry itself, as the records have it.
+fn owner(work: &Work) -> Result<Owner, Failure> {
+    let pid = std::process::id();
+    Owner::of(&work.root, pid).ok_or_else(|| {
+        Failure::host(Problem::new(
+            "devices can't be bound for this run",
+            format!("/proc/{pid}/stat can't be read, so nobody could tell later whose they are"),
+            "see whether procfs is there: findmnt /proc",
+        ))
+    })
+}
+
+/// Gives those back that are this run's; the last first.
+fn give_back(work: &Work, devices: &[HostSbdf]) -> Vec<Problem> {
+    let owner = match owner(work) {
+        Ok(owner) => owner,
+        Err(failure) => return failure.problems,
+    };
+    let binder = work.binder();
+    let mut problems = Vec::new();
+    for sbdf in devices.iter().rev() {
+        if !is_ours(&binder, *sbdf, owner) {
+            log::info!("{sbdf} stays as it is: it is not this run's any more");
+            continue;
+        }
+        let given_back = unbind::idle(&binder, *sbdf).and_then(|function| {
+            let to = function.map(|function| unbind::give_back(&binder, &function));
+            to.transpose()
+        });
+        match given_back {
+            Ok(Some(to)) => log::info!("{sbdf} is back on {to}"),
+            Ok(None) => log::info!("{sbdf} is gone"),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    problems
 }
 
 /// Whether a function is bound for this process. Meanwhile a guest may have let go of it, and somebody have unbound it or
@@ -170,7 +222,14 @@ fn is_ours(binder: &Binder<'_>, sbdf: HostSbdf, owner: Owner) -> bool {
 
 impl Drop for Managed {
     fn drop(&mut self) {
-        let mut problems = self.give_back();
+        let devices = std::mem::take(&mut *self.lock());
+        if devices.is_empty() {
+            return;
+        }
+        let mut problems = match Work::begin(COMMAND) {
+            Ok(work) => give_back(&work, &devices),
+            Err(failure) => failure.problems,
+        };
         if problems.is_empty() {
             return;
         }
@@ -178,7 +237,7 @@ impl Drop for Managed {
             let remedy = std::mem::take(&mut problem.remedy);
             problem.remedy = format!("{remedy}; then: sudo ferry unbind --stale");
         }
-        let addresses: Vec<_> = self.devices.iter().map(ToString::to_string).collect();
+        let addresses: Vec<_> = devices.iter().map(ToString::to_string).collect();
         log::warn!(
             "not all of {} went back to their drivers",
             addresses.join(", ")

@@ -13,8 +13,9 @@ use devices::vfio::PassedDescriptors;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vmm::machine::{Machine, MachineError, Outcome, RunSignals, run as run_machine};
+use vmm::machine::{Custodian, Machine, MachineError, Outcome, RunSignals, run as run_machine};
 use vmm::spec::{CpuCount, MachineSpec, SerialSpec, StatsSpec, place};
 use vmm::stats::{StartupTimes, Stopwatch, micros};
 
@@ -112,7 +113,7 @@ pub(super) fn run(mut arguments: Arguments, start: Instant) -> Result<ExitCode, 
         signals = Some(RunSignals::catch().map_err(set_up)?);
     }
     // Given back when this is dropped, after the machine, which has them open, is gone.
-    let bound = Managed::bind(loans)?;
+    let bound = Arc::new(Managed::bind(loans)?);
     if signals.as_mut().is_some_and(RunSignals::stop_came) {
         return Ok(Exit::Stopped.into());
     }
@@ -131,7 +132,8 @@ pub(super) fn run(mut arguments: Arguments, start: Instant) -> Result<ExitCode, 
         Some(signals) => signals,
         None => RunSignals::catch().map_err(set_up)?,
     };
-    let outcome = run_machine(machine, signals, api.clone()).map_err(set_up)?;
+    let custodian = Arc::clone(&bound) as Arc<dyn Custodian>;
+    let outcome = run_machine(machine, signals, api.clone(), custodian).map_err(set_up)?;
     drop(bound);
     tell(&outcome);
     let code = exit_code(&outcome);
@@ -231,7 +233,7 @@ fn give(spec: &mut MachineSpec, requested: Vec<Requested>) -> Result<(), Problem
         .into_iter()
         .map(|one| (one.device, one.group))
         .unzip();
-    spec.devices = place(&requests).map_err(|error| device::misplaced(&error))?;
+    spec.devices = place(&requests).map_err(|error| error.problem())?;
     spec.passed.groups = groups.into_iter().flatten().collect();
     Ok(())
 }

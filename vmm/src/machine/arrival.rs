@@ -3,19 +3,24 @@
 //! Opening a device waits for its reset, and the first one of a guest has all RAM pinned. That is done on a thread of its own,
 //! one arrival at a time; the control thread goes on, and the guest sees nothing until all of it has been done.
 
-use super::assigned::{Probed, check_reachable, probe};
-use super::{MachineError, process};
+use super::assigned::{Assigned, AssignedDevices, Probed, check_reachable, probe};
+use super::builder::Machine;
+use super::custody::Custodian;
+use super::{MachineError, bars, host_memory, process};
+use crate::api::{Refusal, RefusalKind};
 use crate::kvm::Vm;
-use crate::memory::{MemoryMap, populate};
+use crate::memory::{MemoryMap, Populating, populate};
 use crate::spec::DeviceSpec;
 use devices::host::{
-    CurrentProcess, HostRoot, HugePageSize, Obstacle, Problem, RunRequirements, obstacles,
+    CurrentProcess, HostError, HostRoot, HugePageSize, Obstacle, Problem, RunRequirements,
+    obstacles,
 };
 use devices::memory::{MemoryListener, MemoryRegion};
 use devices::pci::HostSbdf;
 use devices::vfio::{PassedDescriptors, VfioContext};
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -24,38 +29,36 @@ use vmm_sys_util::eventfd::EventFd;
 /// What a machine gives the thread.
 pub(super) struct Preparer {
     /// Those that are to come.
-    pub(super) specs: Vec<DeviceSpec>,
+    specs: Vec<DeviceSpec>,
+    /// Which of them are to be taken from their drivers, and by whom.
+    managed: Vec<HostSbdf>,
+    custodian: Arc<dyn Custodian>,
     /// Those that are there already.
-    pub(super) present: Vec<HostSbdf>,
+    present: Vec<HostSbdf>,
     /// The IOMMU context, if there was a device before.
-    pub(super) context: Option<Arc<VfioContext>>,
-    pub(super) vm: Arc<Vm>,
-    pub(super) peer_to_peer: bool,
-    pub(super) passed: PassedDescriptors,
-    pub(super) memory: Arc<MemoryMap>,
+    context: Option<Arc<VfioContext>>,
+    vm: Arc<Vm>,
+    peer_to_peer: bool,
+    passed: PassedDescriptors,
+    memory: Arc<MemoryMap>,
     /// Guest RAM.
-    pub(super) regions: Vec<MemoryRegion>,
-    pub(super) huge_pages: Option<HugePageSize>,
+    regions: Vec<MemoryRegion>,
+    huge_pages: Option<HugePageSize>,
 }
 
 /// Devices that are open, with guest RAM mapped for them.
 pub(super) struct Prepared {
-    pub(super) context: Arc<VfioContext>,
+    context: Arc<VfioContext>,
     /// In the order of the specs.
-    pub(super) probed: Vec<Probed>,
-}
-
-/// Why nothing came of it; the machine keeps a context that was made.
-pub(super) struct Unprepared {
-    pub(super) context: Option<Arc<VfioContext>>,
-    pub(super) problems: Vec<Problem>,
+    probed: Vec<Probed>,
 }
 
 /// The thread. Dropping it waits for its end.
 pub(super) struct Arrival {
     pub(super) specs: Vec<DeviceSpec>,
-    result: Receiver<Result<Prepared, Unprepared>>,
-    cancelled: Arc<AtomicBool>,
+    pub(super) managed: Vec<HostSbdf>,
+    result: Receiver<Result<Prepared, Refusal>>,
+    populating: Arc<Populating>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -66,11 +69,11 @@ impl Arrival {
     /// [`MachineError::Process`].
     pub(super) fn start(preparer: Preparer, arrived: EventFd) -> Result<Self, MachineError> {
         let (sender, result) = mpsc::channel();
-        let specs = preparer.specs.clone();
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&cancelled);
+        let (specs, managed) = (preparer.specs.clone(), preparer.managed.clone());
+        let populating = Arc::new(Populating::default());
+        let progress = Arc::clone(&populating);
         let work = move || {
-            let _ = sender.send(preparer.prepare(&stop));
+            let _ = sender.send(preparer.prepare(&progress));
             if let Err(error) = arrived.write(1) {
                 log::error!("the control thread can't be told of an arrival: {error}");
             }
@@ -81,21 +84,35 @@ impl Arrival {
             .map_err(process("starting the thread that opens a device"))?;
         Ok(Self {
             specs,
+            managed,
             result,
-            cancelled,
+            populating,
             thread: Some(thread),
         })
     }
 
-    /// What came of it; `None` when the thread has not ended as it should.
-    pub(super) fn result(&self) -> Option<Result<Prepared, Unprepared>> {
-        self.result.recv().ok()
+    /// What came of it.
+    pub(super) fn result(&self) -> Result<Prepared, Refusal> {
+        self.result.recv().unwrap_or_else(|_| {
+            let problem = Problem::new(
+                "the device can't be added",
+                "the thread that opens it has ended early",
+                "report this with what ferry run wrote",
+            );
+            Err(Refusal::new(RefusalKind::Failed, problem))
+        })
+    }
+
+    /// Bytes of guest RAM that have been faulted in for the first device.
+    #[must_use]
+    pub(super) fn populated(&self) -> u64 {
+        self.populating.done()
     }
 }
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.populating.cancel();
         if let Some(thread) = self.thread.take() {
             // A panic of it was printed.
             let _ = thread.join();
@@ -104,33 +121,36 @@ impl Drop for Arrival {
 }
 
 impl Preparer {
-    fn prepare(mut self, cancelled: &AtomicBool) -> Result<Prepared, Unprepared> {
-        let found = self.obstacles();
-        if !found.is_empty() {
-            return Err(Unprepared {
-                context: self.context,
-                problems: found.iter().map(Obstacle::problem).collect(),
-            });
+    fn prepare(self, progress: &Populating) -> Result<Prepared, Refusal> {
+        let root = HostRoot::system();
+        for spec in &self.specs {
+            root.function(spec.host).map_err(|error| absent(&error))?;
         }
-        match self.open(cancelled) {
-            Ok(prepared) => Ok(prepared),
-            Err(error) => Err(Unprepared {
-                context: self.context.take(),
-                problems: vec![error.problem()],
-            }),
+        if !self.managed.is_empty() {
+            let taken = self.custodian.take(&self.managed);
+            taken.map_err(|problems| Refusal {
+                kind: RefusalKind::Failed,
+                problems,
+            })?;
         }
+        let prepared = self
+            .check()
+            .and_then(|()| self.open(progress).map_err(|error| refusal(&error)));
+        prepared.map_err(|mut refusal| {
+            // Nothing of it is open any more.
+            let back = self.managed.iter().rev();
+            let problems = back.filter_map(|device| self.custodian.give_back(*device).err());
+            refusal.problems.extend(problems.flatten());
+            refusal
+        })
     }
 
     /// What is known without opening anything.
-    fn obstacles(&self) -> Vec<Obstacle> {
+    fn check(&self) -> Result<(), Refusal> {
         let coming = self.specs.iter().map(|spec| spec.host);
         let devices: Vec<_> = coming.chain(self.present.iter().copied()).collect();
-        let passed: Vec<_> = self
-            .passed
-            .groups
-            .iter()
-            .map(|group| group.number)
-            .collect();
+        let groups = self.passed.groups.iter();
+        let passed: Vec<_> = groups.map(|group| group.number).collect();
         let requirements = RunRequirements {
             devices: &devices,
             guest_ram: self.regions.iter().map(|r| r.host.len() as u64).sum(),
@@ -139,47 +159,155 @@ impl Preparer {
             passed_groups: &passed,
             passed_container: self.passed.container.is_some() || self.context.is_some(),
         };
-        obstacles(&HostRoot::system(), &requirements, &CurrentProcess)
+        let found = obstacles(&HostRoot::system(), &requirements, &CurrentProcess);
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(Refusal {
+            kind: RefusalKind::Failed,
+            problems: found.iter().map(Obstacle::problem).collect(),
+        })
     }
 
-    fn open(&mut self, cancelled: &AtomicBool) -> Result<Prepared, MachineError> {
-        let first = self.context.is_none();
-        let context = match &self.context {
-            Some(context) => Arc::clone(context),
-            None => {
-                let observer = self.vm.vfio_device()?;
-                let passed = self.passed.clone();
-                let context = VfioContext::new(Some(observer), self.peer_to_peer, passed)?;
-                Arc::new(context)
-            }
-        };
-        if first {
-            let started = Instant::now();
-            log::info!("guest RAM is faulted in for the first device");
-            populate(&self.regions, self.huge_pages, cancelled)?;
-            log::info!(
-                "guest RAM is there after {} ms",
-                started.elapsed().as_millis()
-            );
+    fn open(&self, progress: &Populating) -> Result<Prepared, MachineError> {
+        if let Some(context) = &self.context {
+            let probed = self.probe(context)?;
+            check_reachable(context, &self.regions)?;
+            let context = Arc::clone(context);
+            return Ok(Prepared { context, probed });
         }
-        let probed = self
-            .specs
-            .iter()
-            .map(|spec| probe(spec, &context))
-            .collect::<Result<Vec<_>, _>>()?;
+        let observer = self.vm.vfio_device()?;
+        let passed = self.passed.clone();
+        let context = VfioContext::new(Some(observer), self.peer_to_peer, passed)?;
+        let context = Arc::new(context);
+        let probed = self.probe(&context)?;
         check_reachable(&context, &self.regions)?;
-        if first {
-            let started = Instant::now();
-            let listener = Arc::clone(&context) as Arc<dyn MemoryListener>;
-            self.memory
-                .add_listener(listener)
-                .map_err(MachineError::DmaMap)?;
-            log::info!(
-                "guest RAM is mapped for DMA after {} ms",
-                started.elapsed().as_millis()
-            );
-            self.context = Some(Arc::clone(&context));
-        }
+        self.pin(&context, progress)?;
         Ok(Prepared { context, probed })
+    }
+
+    fn probe(&self, context: &VfioContext) -> Result<Vec<Probed>, MachineError> {
+        self.specs.iter().map(|spec| probe(spec, context)).collect()
+    }
+
+    /// Has guest RAM faulted in and mapped for DMA, from now on as well.
+    fn pin(&self, context: &Arc<VfioContext>, progress: &Populating) -> Result<(), MachineError> {
+        let size = self.regions.iter().map(|r| r.host.len() as u64).sum();
+        if self.huge_pages.is_none() {
+            host_memory::check_pinnable(size)?;
+        }
+        let started = Instant::now();
+        log::info!(
+            "{} MiB of guest RAM are pinned for the first device",
+            size >> 20
+        );
+        populate(&self.regions, self.huge_pages, progress)?;
+        let populated = started.elapsed();
+        let listener = Arc::clone(context) as Arc<dyn MemoryListener>;
+        self.memory
+            .add_listener(listener)
+            .map_err(MachineError::DmaMap)?;
+        log::info!(
+            "guest RAM is pinned: {} ms to fault it in, {} ms to map it for DMA",
+            populated.as_millis(),
+            (started.elapsed() - populated).as_millis()
+        );
+        Ok(())
+    }
+}
+
+fn absent(error: &HostError) -> Refusal {
+    let kind = match error {
+        HostError::NoSuchFunction { .. } => RefusalKind::Unknown,
+        _ => RefusalKind::Failed,
+    };
+    Refusal::new(kind, error.problem())
+}
+
+/// What a client is told of an error of the machine's.
+pub(super) fn refusal(error: &MachineError) -> Refusal {
+    let mut cause: Option<&dyn Error> = Some(error);
+    let mut kind = RefusalKind::Failed;
+    while let Some(error) = cause {
+        let errno = error.downcast_ref::<io::Error>();
+        if errno.and_then(io::Error::raw_os_error) == Some(libc::EBUSY) {
+            // Somebody else has it.
+            kind = RefusalKind::Conflict;
+        }
+        cause = error.source();
+    }
+    Refusal::new(kind, error.problem())
+}
+
+impl Machine {
+    /// What is needed to open devices for this machine.
+    pub(super) fn preparer(
+        &self,
+        specs: Vec<DeviceSpec>,
+        managed: Vec<HostSbdf>,
+        custodian: &Arc<dyn Custodian>,
+    ) -> Preparer {
+        let present = self.assigned.iter().flat_map(|all| &all.devices);
+        Preparer {
+            specs,
+            managed,
+            custodian: Arc::clone(custodian),
+            present: present.map(|assigned| assigned.spec.host).collect(),
+            context: self.assigned.as_ref().map(|all| Arc::clone(all.context())),
+            vm: Arc::clone(&self.vm),
+            peer_to_peer: self.spec.peer_to_peer,
+            passed: self.spec.passed.clone(),
+            memory: Arc::clone(self.pci.memory()),
+            regions: self.ram.regions().to_vec(),
+            huge_pages: self.ram.huge_pages(),
+        }
+    }
+
+    /// Makes devices of what is open. The guest sees nothing of them yet; dropping them closes them.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub(super) fn realise(
+        &mut self,
+        specs: &[DeviceSpec],
+        prepared: Prepared,
+    ) -> Result<Vec<Assigned>, MachineError> {
+        let Prepared { context, probed } = prepared;
+        // Guest RAM is its from now on, whatever becomes of the devices.
+        let assigned = self
+            .assigned
+            .get_or_insert_with(|| AssignedDevices::none(context));
+        let devices = assigned.realise(specs, probed, &self.routing)?;
+        let functions: Vec<_> = devices.iter().map(Assigned::function).collect();
+        bars::assign_beside(&assigned.functions(), &functions, &self.platform)?;
+        Ok(devices)
+    }
+
+    /// Puts devices, slots as a whole, on the guest's bus, and tells the guest.
+    ///
+    /// # Errors
+    /// [`MachineError::Occupied`]; the guest has none of them then.
+    pub(super) fn insert(&mut self, mut devices: Vec<Assigned>) -> Result<(), MachineError> {
+        // A guest looks at function 0 of a slot to learn whether there are others.
+        devices.sort_by_key(|assigned| std::cmp::Reverse(assigned.spec.guest.devfn()));
+        let segment = self.pci.segment();
+        for (count, assigned) in devices.iter().enumerate() {
+            if let Err(error) = segment.insert(assigned.spec.guest, assigned.function()) {
+                for inserted in devices.iter().take(count) {
+                    segment.remove(inserted.spec.guest);
+                }
+                return Err(error.into());
+            }
+        }
+        let slots: Vec<_> = devices
+            .iter()
+            .map(|assigned| assigned.spec.guest.device())
+            .collect();
+        devices.reverse();
+        if let Some(assigned) = &mut self.assigned {
+            assigned.devices.extend(devices);
+        }
+        slots.iter().for_each(|slot| self.hotplug.announce(*slot));
+        Ok(())
     }
 }

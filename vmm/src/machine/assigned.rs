@@ -28,6 +28,14 @@ pub(super) struct Assigned {
     pub errors: u64,
 }
 
+impl Assigned {
+    /// The device as a PCI function.
+    #[must_use]
+    pub(super) fn function(&self) -> Arc<dyn PciFunction> {
+        Arc::clone(&self.device) as Arc<dyn PciFunction>
+    }
+}
+
 /// A device that is open, and what it is like.
 pub(super) type Probed = (OpenedDevice, VfioProbe);
 
@@ -113,10 +121,7 @@ impl AssignedDevices {
     /// The devices as PCI functions.
     #[must_use]
     pub(super) fn functions(&self) -> Vec<Arc<dyn PciFunction>> {
-        self.devices
-            .iter()
-            .map(|assigned| Arc::clone(&assigned.device) as Arc<dyn PciFunction>)
-            .collect()
+        self.devices.iter().map(Assigned::function).collect()
     }
 
     /// The IOMMU context of all of them.

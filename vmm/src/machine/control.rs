@@ -1,36 +1,41 @@
 //! The control thread: waits for what ends, resets or interrupts a guest, and for the user.
 
+mod arrivals;
 mod commands;
+mod departures;
 mod source;
 mod termination;
+mod triggers;
 
+use self::arrivals::Arrivals;
+use self::departures::Departures;
 use self::source::Source;
 use self::termination::Termination;
+use self::triggers::Triggers;
 use super::builder::{Machine, chain};
 use super::console::ConsoleInput;
+use super::custody::Custodian;
 use super::mailbox::StopCause;
 use super::pause::Paused;
-use super::removal::{ErrorResponse, Removals, respond};
+use super::removal::{ErrorResponse, respond};
 use super::signals::{Caught, RunSignals};
 use super::vcpu_loop::VcpuThread;
 use super::{MachineError, Outcome, platform, process, report};
 use crate::api::Server;
 use crate::spec::DeviceSpec;
-use crate::stats::{Departure, RemovedReport};
+use crate::stats::Departure;
 use devices::machine::MachineEvent;
 use devices::pci::GuestBdf;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
 /// Runs the guest until it ends, or one of `signals` stops it: a signal that came before this, too. Carries out what the clients
-/// of `api` ask for.
+/// of `api` ask for. `custodian` has the devices between their drivers and the guest.
 ///
 /// # Errors
 /// [`MachineError`] when the host can't start the machine.
@@ -38,10 +43,11 @@ pub fn run(
     machine: Machine,
     signals: RunSignals,
     api: Option<Arc<Server>>,
+    custodian: Arc<dyn Custodian>,
 ) -> Result<Outcome, MachineError> {
     let mut manager = EventManager::new()
         .map_err(|error| process("epoll")(io::Error::other(error.to_string())))?;
-    let id = manager.add_subscriber(Control::new(machine, signals, api)?);
+    let id = manager.add_subscriber(Control::new(machine, signals, api, custodian)?);
     let mut failed = None;
     while failed.is_none() {
         failed = manager.run().err();
@@ -66,12 +72,6 @@ pub fn run(
     Ok(outcome)
 }
 
-/// What the host signals of a device.
-struct Triggers {
-    error: EventFd,
-    request: EventFd,
-}
-
 struct Control {
     machine: Machine,
     threads: Vec<VcpuThread>,
@@ -79,9 +79,11 @@ struct Control {
     stop_signal: Caught,
     terminate_signal: Caught,
     stats_signal: Caught,
-    triggers: BTreeMap<GuestBdf, Triggers>,
-    removals: Removals,
-    /// Runs until the next deadline of `removals` and `termination`.
+    triggers: Triggers,
+    custodian: Arc<dyn Custodian>,
+    arrivals: Arrivals,
+    departures: Departures,
+    /// Runs until the next deadline of `departures` and `termination`.
     timer: TimerFd,
     api: Option<Arc<Server>>,
     /// Since when no vCPU runs, if that is what the user wants.
@@ -95,8 +97,11 @@ impl Control {
         mut machine: Machine,
         signals: RunSignals,
         api: Option<Arc<Server>>,
+        custodian: Arc<dyn Custodian>,
     ) -> Result<Self, MachineError> {
-        let triggers = device_triggers(&machine)?;
+        let assigned = machine.assigned.as_ref();
+        let triggers = Triggers::of(assigned.map_or(&[], |all| &all.devices))?;
+        let arrivals = Arrivals::new(platform::eventfd()?);
         let timer =
             TimerFd::new().map_err(|error| process("timerfd_create")(io::Error::from(error)))?;
         let input = ConsoleInput::new(&machine)?;
@@ -109,7 +114,9 @@ impl Control {
             terminate_signal: signals.terminate,
             stats_signal: signals.stats,
             triggers,
-            removals: Removals::default(),
+            custodian,
+            arrivals,
+            departures: Departures::default(),
             timer,
             api,
             paused: None,
@@ -166,11 +173,7 @@ impl Control {
     fn boot_again(&mut self, why: &str, ops: &mut EventOps<'_>) {
         log::info!("booting the guest again: {why}");
         self.paused = None;
-        // A guest that boots uses nothing yet: the best time for what is to leave anyway.
-        self.take_ejected(ops);
-        for slot in self.removals.all() {
-            self.take_away(slot, Departure::Reboot, ops);
-        }
+        self.leave_at_reboot(ops);
         let started = self.machine.reset().and_then(|()| self.machine.start());
         match started {
             Ok(threads) => self.threads = threads,
@@ -189,9 +192,7 @@ impl Control {
     }
 
     fn device_failed(&mut self, guest: GuestBdf, ops: &mut EventOps<'_>) {
-        if let Some(triggers) = self.triggers.get(&guest) {
-            let _ = triggers.error.read();
-        }
+        self.triggers.take_error(guest);
         let Some(spec) = self.spec(guest) else { return };
         let mut devices = self
             .machine
@@ -216,42 +217,15 @@ impl Control {
         }
     }
 
-    /// The host wants a device back: the guest is to eject its slot. The host repeats itself until it has the device.
-    fn device_wanted(&mut self, guest: GuestBdf, ops: &mut EventOps<'_>) {
-        if let Some(triggers) = self.triggers.get(&guest) {
-            let _ = triggers.request.read();
-        }
-        let Some(spec) = self.spec(guest) else { return };
-        let slot = guest.device();
-        let patience = self.patience(slot);
-        if patience.is_zero() {
-            log::warn!("{} is wanted back by the host", spec.host);
-            return self.take_away(slot, Departure::Taken, ops);
-        }
-        if !self.removals.asked(slot) {
-            log::warn!(
-                "{} is wanted back by the host: the guest has {} s to eject it",
-                spec.host,
-                patience.as_secs()
-            );
-        }
-        self.removals.ask(slot, Instant::now(), patience);
-        self.machine.hotplug.request_eject(slot);
-        self.set_timer();
-    }
-
-    /// How long the guest may take to eject `slot`, all functions of which leave together.
-    fn patience(&self, slot: u8) -> Duration {
-        let devices = self.machine.assigned.iter().flat_map(|all| &all.devices);
-        let of_slot = devices.filter(|assigned| assigned.spec.guest.device() == slot);
-        let timeouts = of_slot.map(|assigned| assigned.spec.removal.request_timeout);
-        timeouts.min().unwrap_or_default()
-    }
-
     fn set_timer(&mut self) {
         let now = Instant::now();
         let termination = self.termination.map(|termination| termination.next(now));
-        let next = self.removals.next(now).into_iter().chain(termination).min();
+        let next = self
+            .departures
+            .next(now)
+            .into_iter()
+            .chain(termination)
+            .min();
         let set = match next {
             // Zero would stop it.
             Some(left) => self.timer.reset(left.max(Duration::from_millis(1)), None),
@@ -265,52 +239,8 @@ impl Control {
     fn overdue(&mut self, ops: &mut EventOps<'_>) {
         // The timer is not read: another event of the same batch may have set it anew, and the read would block. Setting it
         // takes its expiry back.
-        for slot in self.removals.overdue(Instant::now()) {
-            self.take_away(slot, Departure::Taken, ops);
-        }
+        self.end_patience(ops);
         self.end_termination(ops);
-        self.set_timer();
-    }
-
-    /// Gives the devices of `slot` back to the host.
-    fn take_away(&mut self, slot: u8, how: Departure, ops: &mut EventOps<'_>) {
-        let asked = self.removals.asked(slot);
-        self.removals.done(slot);
-        // Out of epoll while they are open.
-        let of_slot = |guest: &GuestBdf| guest.device() == slot;
-        for (_, triggers) in self.triggers.extract_if(.., |guest, _| of_slot(guest)) {
-            for trigger in [&triggers.error, &triggers.request] {
-                if let Err(error) = ops.remove(Events::empty(trigger)) {
-                    log::debug!("an eventfd was not in epoll: {error}");
-                }
-            }
-        }
-        for (spec, errors) in self.machine.give_back(slot) {
-            let host = spec.host;
-            match how {
-                Departure::Ejected if asked => log::warn!("{host} has left: the guest ejected it"),
-                Departure::Ejected => log::info!("{host} has left: the guest ejected it"),
-                Departure::Taken => log::warn!("{host} was taken from the guest"),
-                Departure::Reboot => log::warn!("{host} has left as the guest booted again"),
-            }
-            self.machine.removed.push(RemovedReport {
-                id: spec.id,
-                host: host.to_string(),
-                guest: spec.guest.to_string(),
-                errors,
-                how,
-            });
-        }
-        if how == Departure::Taken {
-            // It is gone, but the guest's driver doesn't know.
-            self.machine.hotplug.request_eject(slot);
-        }
-    }
-
-    fn take_ejected(&mut self, ops: &mut EventOps<'_>) {
-        for slot in self.machine.hotplug.take_ejected() {
-            self.take_away(slot, Departure::Ejected, ops);
-        }
         self.set_timer();
     }
 
@@ -322,6 +252,7 @@ impl Control {
 
     /// The end, in the order of ARCHITECTURE.md, "Teardown".
     fn finish(mut self) {
+        self.arrivals.give_up();
         self.write_stats();
         // A guest that never got its input leaves nothing behind; the terminal is put back here.
         self.input = None;
@@ -329,6 +260,7 @@ impl Control {
             console.serial.flush();
         }
         self.machine.shut_down();
+        self.departures.wait();
     }
 
     fn handle(&mut self, source: Source, ops: &mut EventOps<'_>, event: Events) {
@@ -359,6 +291,7 @@ impl Control {
             }
             Source::Ejected => self.take_ejected(ops),
             Source::Overdue => self.overdue(ops),
+            Source::Arrived => self.arrived(ops),
             Source::Api => self.serve_api(ops),
             Source::DeviceError(guest) => self.device_failed(guest, ops),
             Source::DeviceRequest(guest) => self.device_wanted(guest, ops),
@@ -393,6 +326,7 @@ impl MutEventSubscriber for Control {
             (self.stats_signal.as_raw_fd(), Source::StatsSignal),
             (self.machine.hotplug.notified().as_raw_fd(), Source::Ejected),
             (self.timer.as_raw_fd(), Source::Overdue),
+            (self.arrivals.arrived().as_raw_fd(), Source::Arrived),
         ];
         if let (Some(_), Some(console)) = (&self.input, &self.machine.console) {
             sources.push((rustix::stdio::stdin().as_raw_fd(), Source::Input));
@@ -401,10 +335,7 @@ impl MutEventSubscriber for Control {
         if let Some(api) = &self.api {
             sources.push((api.notified().as_raw_fd(), Source::Api));
         }
-        for (guest, Triggers { error, request }) in &self.triggers {
-            sources.push((error.as_raw_fd(), Source::DeviceError(*guest)));
-            sources.push((request.as_raw_fd(), Source::DeviceRequest(*guest)));
-        }
+        self.triggers.listen(ops);
         for (fd, source) in sources {
             let events = Events::with_data_raw(fd, source.tag(), EventSet::IN);
             match ops.add(events) {
@@ -424,31 +355,4 @@ impl MutEventSubscriber for Control {
             self.handle(source, ops, events);
         }
     }
-}
-
-fn device_triggers(machine: &Machine) -> Result<BTreeMap<GuestBdf, Triggers>, MachineError> {
-    let Some(assigned) = &machine.assigned else {
-        return Ok(BTreeMap::new());
-    };
-    let mut triggers = BTreeMap::new();
-    for assigned in &assigned.devices {
-        let (error, request) = (platform::eventfd()?, platform::eventfd()?);
-        let device = &assigned.device;
-        let host = assigned.spec.host;
-        // Not every device has them; without them the host's wishes are not heard.
-        for (what, set) in [
-            ("error", device.set_error_trigger(&error)),
-            ("request", device.set_request_trigger(&request)),
-        ] {
-            match set {
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    log::debug!("{host} has no {what} interrupt");
-                }
-                Err(error) => log::warn!("{host}: its {what} interrupt won't be heard: {error}"),
-                Ok(()) => {}
-            }
-        }
-        triggers.insert(assigned.spec.guest, Triggers { error, request });
-    }
-    Ok(triggers)
 }

@@ -113,6 +113,13 @@ impl Hotplug {
         self.registers.request_eject(slot);
     }
 
+    /// Asks no longer for `slot` to be ejected; `false` if the guest has heard of it already.
+    pub(super) fn withdraw_request(&self, slot: u8) -> bool {
+        let unheard = self.registers.unheard(slot);
+        self.registers.withdraw_request(slot);
+        unheard
+    }
+
     /// Presses the power button.
     pub(super) fn press_power_button(&self) {
         self.events.raise(GenericEvent::PowerButton);

@@ -5,12 +5,11 @@
 
 use super::mailbox::{Mailbox, StopCause};
 use super::{MachineError, process};
-use crate::memory::{GuestRam, MapError, MemoryMap, populate};
+use crate::memory::{GuestRam, MapError, MemoryMap, Populating, populate};
 use crate::stats::micros;
 use devices::host::HugePageSize;
 use devices::memory::{MemoryListener, MemoryRegion};
 use devices::vfio::VfioContext;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -102,7 +101,7 @@ struct Progress {
 pub(super) struct Preparation {
     readiness: Arc<DmaReadiness>,
     progress: Arc<Progress>,
-    cancelled: Arc<AtomicBool>,
+    populating: Arc<Populating>,
     context: Option<Sender<Arc<VfioContext>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -120,14 +119,14 @@ impl Preparation {
         let (sender, context) = mpsc::channel();
         let readiness = Arc::new(DmaReadiness::default());
         let progress = Arc::new(Progress::default());
-        let cancelled = Arc::new(AtomicBool::new(false));
+        let populating = Arc::new(Populating::default());
         let work = Work {
             regions: ram.regions().to_vec(),
             huge_pages: ram.huge_pages(),
             memory: Arc::clone(memory),
             readiness: Arc::clone(&readiness),
             progress: Arc::clone(&progress),
-            cancelled: Arc::clone(&cancelled),
+            populating: Arc::clone(&populating),
         };
         let mailbox = Arc::clone(mailbox);
         let thread = thread::Builder::new()
@@ -137,7 +136,7 @@ impl Preparation {
         Ok(Self {
             readiness,
             progress,
-            cancelled,
+            populating,
             context: Some(sender),
             thread: Some(thread),
         })
@@ -178,7 +177,7 @@ impl Preparation {
 
 impl Drop for Preparation {
     fn drop(&mut self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.populating.cancel();
         self.context = None;
         if let Some(thread) = self.thread.take() {
             // A panic of it was printed; nothing else is left to do here.
@@ -193,7 +192,7 @@ struct Work {
     memory: Arc<MemoryMap>,
     readiness: Arc<DmaReadiness>,
     progress: Arc<Progress>,
-    cancelled: Arc<AtomicBool>,
+    populating: Arc<Populating>,
 }
 
 impl Work {
@@ -206,7 +205,7 @@ impl Work {
 
     fn prepare(&self, context: &Receiver<Arc<VfioContext>>) -> Result<(), MachineError> {
         let started = Instant::now();
-        populate(&self.regions, self.huge_pages, &self.cancelled)?;
+        populate(&self.regions, self.huge_pages, &self.populating)?;
         let _ = self.progress.populated.set(started.elapsed());
         // Without a context the machine was not built after all.
         let Ok(context) = context.recv() else {

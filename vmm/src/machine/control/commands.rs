@@ -41,8 +41,9 @@ impl Control {
                 }
                 return;
             }
-            Command::AddDevice(device) => Err(unsupported(&device.device.host.to_string())),
-            Command::RemoveDevice { id, .. } => Err(unsupported(&id)),
+            Command::AddDevice(device) => return self.add_devices(vec![device], false, reply),
+            Command::AddDevices(devices) => return self.add_devices(devices, true, reply),
+            Command::RemoveDevice { id, how } => return self.remove_device(id, how, reply, ops),
         };
         reply.send(answer);
     }
@@ -54,7 +55,8 @@ impl Control {
             Some(_) => State::Paused,
             None => State::Running,
         };
-        VmInfo::new(&self.machine.spec, &devices, state)
+        let (coming, populated) = self.arrivals.coming();
+        VmInfo::new(&self.machine.spec, &devices, state).with_arriving(coming, populated)
     }
 
     fn pause(&mut self, ops: &mut EventOps<'_>) -> Answer {
@@ -146,15 +148,6 @@ fn ended() -> Refusal {
         "the guest has ended",
         "it ended while the request was carried out",
         "see how, in the output of its ferry run",
-    );
-    Refusal::new(RefusalKind::Failed, problem)
-}
-
-fn unsupported(device: &str) -> Refusal {
-    let problem = Problem::new(
-        format!("{device} can't come or go"),
-        "this Ferry does not move devices while the guest runs",
-        "give devices at the start: ferry run --device host=BDF",
     );
     Refusal::new(RefusalKind::Failed, problem)
 }

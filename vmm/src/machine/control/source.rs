@@ -15,6 +15,8 @@ pub(super) enum Source {
     Ejected,
     /// The guest's time to eject a slot is over.
     Overdue,
+    /// A device that is to be added is open, or can't be opened.
+    Arrived,
     /// A client of the API wants something.
     Api,
     /// A device's error interrupt.
@@ -39,6 +41,7 @@ impl Source {
             Self::Overdue => 6,
             Self::Api => 7,
             Self::TerminateSignal => 8,
+            Self::Arrived => 9,
             Self::DeviceError(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()),
             Self::DeviceRequest(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()) + 1,
         }
@@ -56,6 +59,7 @@ impl Source {
             Self::Overdue,
             Self::Api,
             Self::TerminateSignal,
+            Self::Arrived,
         ];
         let Some(of_device) = tag.checked_sub(FIRST_DEVICE_TAG) else {
             return fixed.into_iter().find(|source| source.tag() == tag);
@@ -82,6 +86,6 @@ mod tests {
                 found += 1;
             }
         }
-        assert!(found >= 9 + 2 * 255, "{found}");
+        assert!(found >= 10 + 2 * 255, "{found}");
     }
 }

@@ -1,0 +1,179 @@
+//! Devices that clients of the API give to the running guest, one call after another.
+
+use super::Control;
+use super::triggers::Triggers;
+use crate::api::{Answer, Done, NewDevice, Refusal, RefusalKind, Reply};
+use crate::machine::arrival::{Arrival, Prepared, refusal};
+use crate::machine::{MachineError, process};
+use crate::spec::{DeviceSpec, PlacementError, Present, place_beside};
+use event_manager::EventOps;
+use serde::Serialize;
+use std::collections::VecDeque;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Devices that are to come, and what their client waits for.
+struct Wanted {
+    devices: Vec<NewDevice>,
+    /// Whether the answer is a list.
+    list: bool,
+    reply: Reply,
+}
+
+/// Devices that are being opened.
+struct Coming {
+    arrival: Arrival,
+    list: bool,
+    reply: Reply,
+}
+
+/// All of them.
+pub(super) struct Arrivals {
+    arrived: EventFd,
+    coming: Option<Coming>,
+    waiting: VecDeque<Wanted>,
+}
+
+/// A device that has been added.
+#[derive(Serialize)]
+struct Added {
+    id: String,
+    bdf: String,
+}
+
+impl Arrivals {
+    /// None; `arrived` will be readable when a device is open.
+    pub(super) fn new(arrived: EventFd) -> Self {
+        Self {
+            arrived,
+            coming: None,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Becomes readable when devices are open, or can't be opened.
+    pub(super) fn arrived(&self) -> &EventFd {
+        &self.arrived
+    }
+
+    /// What is being opened, and the bytes of guest RAM that were faulted in for it.
+    pub(super) fn coming(&self) -> (&[DeviceSpec], u64) {
+        let coming = self.coming.as_ref();
+        coming.map_or((&[], 0), |coming| {
+            (&coming.arrival.specs, coming.arrival.populated())
+        })
+    }
+
+    /// Lets go of all that has not arrived. Waits for the thread that opens a device.
+    pub(super) fn give_up(&mut self) {
+        self.waiting.clear();
+        self.coming = None;
+    }
+}
+
+impl Control {
+    /// Has `devices` opened when those that were asked for earlier have come.
+    pub(super) fn add_devices(&mut self, devices: Vec<NewDevice>, list: bool, reply: Reply) {
+        self.arrivals.waiting.push_back(Wanted {
+            devices,
+            list,
+            reply,
+        });
+        self.begin_arrival();
+    }
+
+    fn begin_arrival(&mut self) {
+        while self.arrivals.coming.is_none() {
+            let Some(wanted) = self.arrivals.waiting.pop_front() else {
+                return;
+            };
+            if wanted.reply.abandoned() {
+                continue;
+            }
+            match self.open(&wanted.devices) {
+                Ok(arrival) => {
+                    self.arrivals.coming = Some(Coming {
+                        arrival,
+                        list: wanted.list,
+                        reply: wanted.reply,
+                    });
+                }
+                Err(refusal) => wanted.reply.send(Err(refusal)),
+            }
+        }
+    }
+
+    fn open(&self, devices: &[NewDevice]) -> Result<Arrival, Refusal> {
+        let assigned = self.machine.assigned.iter().flat_map(|all| &all.devices);
+        let there: Vec<DeviceSpec> = assigned.map(|assigned| assigned.spec.clone()).collect();
+        let present = Present {
+            devices: &there,
+            lost: self.departures.lost(),
+        };
+        let requests: Vec<_> = devices.iter().map(|new| new.device.clone()).collect();
+        let specs = place_beside(&present, &requests).map_err(|error| misplaced(&error))?;
+        let managed = devices.iter().filter(|new| new.managed);
+        let managed = managed.map(|new| new.device.host).collect();
+        for spec in &specs {
+            log::info!("{} is to join the guest at {}", spec.host, spec.guest);
+        }
+        let preparer = self.machine.preparer(specs, managed, &self.custodian);
+        let arrived = self.arrivals.arrived.try_clone();
+        let arrived = arrived.map_err(|error| refusal(&process("eventfd")(error)))?;
+        Arrival::start(preparer, arrived).map_err(|error| refusal(&error))
+    }
+
+    /// The guest gets what is open.
+    pub(super) fn arrived(&mut self, ops: &mut EventOps<'_>) {
+        let _ = self.arrivals.arrived.read();
+        let Some(coming) = self.arrivals.coming.take() else {
+            return;
+        };
+        let result = coming.arrival.result();
+        let opened = result.is_ok();
+        let answer = result.and_then(|prepared| self.admit(&coming, prepared, ops));
+        match answer {
+            // They are closed again.
+            Err(refusal) if opened => {
+                let managed = coming.arrival.managed.clone();
+                self.hand_back(managed, vec![coming.reply], Err(refusal));
+            }
+            answer => coming.reply.send(answer),
+        }
+        self.begin_arrival();
+    }
+
+    fn admit(&mut self, coming: &Coming, prepared: Prepared, ops: &mut EventOps<'_>) -> Answer {
+        let specs = &coming.arrival.specs;
+        let triggers = self.join(specs, prepared);
+        let triggers = triggers.map_err(|error| refusal(&error))?;
+        self.triggers.join(triggers, ops);
+        for spec in specs {
+            log::info!("{} is in the guest at {}", spec.host, spec.guest);
+        }
+        let mut added = specs.iter().map(|spec| Added {
+            id: spec.id.clone(),
+            bdf: spec.guest.to_string(),
+        });
+        Ok(match (coming.list, added.next()) {
+            (false, Some(only)) => Done::with(&only),
+            (_, first) => Done::with(&first.into_iter().chain(added).collect::<Vec<_>>()),
+        })
+    }
+
+    fn join(&mut self, specs: &[DeviceSpec], prepared: Prepared) -> Result<Triggers, MachineError> {
+        let devices = self.machine.realise(specs, prepared)?;
+        let triggers = Triggers::of(&devices)?;
+        self.machine.insert(devices)?;
+        Ok(triggers)
+    }
+}
+
+fn misplaced(error: &PlacementError) -> Refusal {
+    let kind = match error {
+        PlacementError::HostBridgeSlot(_) | PlacementError::NoFunctionZero { .. } => {
+            RefusalKind::Invalid
+        }
+        _ => RefusalKind::Conflict,
+    };
+    Refusal::new(kind, error.problem())
+}

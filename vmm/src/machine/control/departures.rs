@@ -1,0 +1,393 @@
+//! Devices that leave the running guest: because it has ejected them, because the host or a client of the API wants them, or
+//! because the guest's time is over.
+
+use super::Control;
+use crate::api::{Answer, Done, Refusal, RefusalKind, RemovalRequest, Reply};
+use crate::machine::removal::Removals;
+use crate::spec::DeviceSpec;
+use crate::stats::{Departure, RemovedReport};
+use devices::host::Problem;
+use devices::pci::{GuestBdf, HostSbdf};
+use event_manager::EventOps;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// A client that waits for a device to leave.
+struct Waiting {
+    id: String,
+    slot: u8,
+    /// When it is told that the guest keeps the device, and how long that was from its request on; never when the device is
+    /// taken away then.
+    deadline: Option<(Instant, Duration)>,
+    reply: Reply,
+}
+
+/// What is to leave, and what has left.
+#[derive(Default)]
+pub(super) struct Departures {
+    /// Slots that are taken away when the guest's time is over.
+    pub(super) removals: Removals,
+    waiting: Vec<Waiting>,
+    /// Slots that clients want to leave.
+    wanted: Slots,
+    /// Slots whose devices were taken and that the guest has not let go of.
+    lost: Slots,
+    /// Threads that give devices back to their drivers.
+    returns: Vec<JoinHandle<()>>,
+}
+
+/// Slots of the guest's bus, a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Slots(u32);
+
+impl Slots {
+    fn bit(slot: u8) -> u32 {
+        1_u32.checked_shl(slot.into()).unwrap_or(0)
+    }
+
+    fn add(&mut self, slot: u8) {
+        self.0 |= Self::bit(slot);
+    }
+
+    fn remove(&mut self, slot: u8) {
+        self.0 &= !Self::bit(slot);
+    }
+
+    fn has(self, slot: u8) -> bool {
+        self.0 & Self::bit(slot) != 0
+    }
+}
+
+impl Departures {
+    /// Slots that can't be filled yet, a bit each.
+    #[must_use]
+    pub(super) fn lost(&self) -> u32 {
+        self.lost.0
+    }
+
+    /// How long from `now` to the next deadline.
+    #[must_use]
+    pub(super) fn next(&self, now: Instant) -> Option<Duration> {
+        let deadlines = self.waiting.iter().filter_map(|one| one.deadline);
+        let left = deadlines.map(|(deadline, _)| deadline.saturating_duration_since(now));
+        left.chain(self.removals.next(now)).min()
+    }
+
+    /// All slots that the guest was asked for.
+    fn slots(&self) -> impl Iterator<Item = u8> + use<> {
+        let mut slots = self.wanted;
+        self.removals.all().iter().for_each(|slot| slots.add(*slot));
+        (0..32).filter(move |slot| slots.has(*slot))
+    }
+
+    /// A client waits for `slot` from now on. Those that went away meanwhile do not.
+    fn wait_for(&mut self, new: Waiting) {
+        self.waiting.retain(|one| !one.reply.abandoned());
+        self.waiting.push(new);
+    }
+
+    /// The devices of `slot` have left. Who waited for it.
+    fn left(&mut self, slot: u8) -> Vec<Reply> {
+        self.removals.done(slot);
+        self.wanted.remove(slot);
+        let waited = self.waiting.extract_if(.., |one| one.slot == slot);
+        waited.map(|one| one.reply).collect()
+    }
+
+    /// Waits until all devices that have left are back on their drivers.
+    pub(super) fn wait(&mut self) {
+        for thread in self.returns.drain(..) {
+            // A panic of it was printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Control {
+    /// The host wants a device back: the guest is to eject its slot. The host repeats itself until it has the device.
+    pub(super) fn device_wanted(&mut self, guest: GuestBdf, ops: &mut EventOps<'_>) {
+        self.triggers.take_request(guest);
+        let Some(spec) = self.spec(guest) else { return };
+        let slot = guest.device();
+        let patience = self.patience(slot);
+        if patience.is_zero() {
+            log::warn!("{} is wanted back by the host", spec.host);
+            return self.take_away(slot, Departure::Taken, ops);
+        }
+        if !self.departures.removals.asked(slot) {
+            log::warn!(
+                "{} is wanted back by the host: the guest has {} s to eject it",
+                spec.host,
+                patience.as_secs()
+            );
+        }
+        let removals = &mut self.departures.removals;
+        removals.ask(slot, Instant::now(), patience);
+        self.machine.hotplug.request_eject(slot);
+        self.set_timer();
+    }
+
+    /// How long the guest may take to eject `slot`, all functions of which leave together.
+    fn patience(&self, slot: u8) -> Duration {
+        let devices = self.machine.assigned.iter().flat_map(|all| &all.devices);
+        let of_slot = devices.filter(|assigned| assigned.spec.guest.device() == slot);
+        let timeouts = of_slot.map(|assigned| assigned.spec.removal.request_timeout);
+        timeouts.min().unwrap_or_default()
+    }
+
+    /// A client wants the device `id` to leave, and with it all of its slot.
+    pub(super) fn remove_device(
+        &mut self,
+        id: String,
+        how: RemovalRequest,
+        reply: Reply,
+        ops: &mut EventOps<'_>,
+    ) {
+        let mut devices = self.machine.assigned.iter().flat_map(|all| &all.devices);
+        let Some(found) = devices.find(|assigned| assigned.spec.id == id) else {
+            return reply.send(Err(unknown(&id)));
+        };
+        let slot = found.spec.guest.device();
+        match how {
+            RemovalRequest::Ask => reply.send(Ok(Done::Silently)),
+            RemovalRequest::Await { force: false, .. } if self.paused.is_some() => {
+                return reply.send(Err(deaf()));
+            }
+            RemovalRequest::Await { timeout, force } => {
+                let now = Instant::now();
+                let time = timeout.unwrap_or_else(|| self.patience(slot));
+                let deadline = now.checked_add(time).filter(|_| !force);
+                if force {
+                    self.departures.removals.ask(slot, now, time);
+                }
+                self.departures.wait_for(Waiting {
+                    id: id.clone(),
+                    slot,
+                    deadline: deadline.map(|deadline| (deadline, time)),
+                    reply,
+                });
+                if force && time.is_zero() {
+                    return self.take_away(slot, Departure::Taken, ops);
+                }
+            }
+        }
+        log::info!("{id} is to leave the guest");
+        self.departures.wanted.add(slot);
+        self.machine.hotplug.request_eject(slot);
+        self.set_timer();
+    }
+
+    /// Does what is to follow when the guest's time for a slot is over.
+    pub(super) fn end_patience(&mut self, ops: &mut EventOps<'_>) {
+        let now = Instant::now();
+        for slot in self.departures.removals.overdue(now) {
+            self.take_away(slot, Departure::Taken, ops);
+        }
+        let over = |one: &mut Waiting| one.deadline.is_some_and(|(deadline, _)| deadline <= now);
+        let given_up: Vec<_> = self.departures.waiting.extract_if(.., over).collect();
+        for one in given_up {
+            self.give_up(one);
+        }
+    }
+
+    /// The guest keeps what it has not let go of, unless somebody else still wants it.
+    fn give_up(&mut self, waited: Waiting) {
+        let slot = waited.slot;
+        let others = self.departures.waiting.iter().any(|one| one.slot == slot);
+        let mut heard = true;
+        if !others && !self.departures.removals.asked(slot) {
+            self.departures.wanted.remove(slot);
+            heard = !self.machine.hotplug.withdraw_request(slot);
+        }
+        let (_, time) = waited.deadline.unwrap_or((Instant::now(), Duration::ZERO));
+        let problem = kept(&waited.id, time, heard);
+        log::warn!("{}: {}", problem.what, problem.why);
+        let refusal = Refusal::new(RefusalKind::Failed, problem);
+        waited.reply.send(Err(refusal));
+    }
+
+    /// Gives the devices of `slot` back to the host.
+    pub(super) fn take_away(&mut self, slot: u8, how: Departure, ops: &mut EventOps<'_>) {
+        // A user who wants a device to leave needs no warning that it has.
+        let asked = self.departures.removals.asked(slot) && !self.departures.wanted.has(slot);
+        let replies = self.departures.left(slot);
+        // Out of epoll while they are open.
+        self.triggers.leave(slot, ops);
+        let left = self.machine.give_back(slot);
+        for (spec, errors) in &left {
+            tell(spec, how, asked);
+            self.machine.removed.push(RemovedReport {
+                id: spec.id.clone(),
+                host: spec.host.to_string(),
+                guest: spec.guest.to_string(),
+                errors: *errors,
+                how,
+            });
+        }
+        if how == Departure::Taken {
+            if !left.is_empty() {
+                self.departures.lost.add(slot);
+            }
+            // It is gone, but the guest's driver doesn't know.
+            self.machine.hotplug.request_eject(slot);
+        } else {
+            self.departures.lost.remove(slot);
+        }
+        let hosts = left.iter().map(|(spec, _)| spec.host).collect();
+        self.hand_back(hosts, replies, Ok(Done::Silently));
+    }
+
+    /// Has those of `devices`, which are closed, that were taken from their drivers for this guest go back; then tells clients.
+    pub(super) fn hand_back(
+        &mut self,
+        devices: Vec<HostSbdf>,
+        replies: Vec<Reply>,
+        answer: Answer,
+    ) {
+        let (custodian, send) = (Arc::clone(&self.custodian), send_all);
+        let mut devices = devices;
+        devices.retain(|device| custodian.has(*device));
+        if devices.is_empty() {
+            return send(replies, &answer);
+        }
+        // A thread that can't be made loses what it was given.
+        let replies = Arc::new(Mutex::new(replies));
+        let told = Arc::clone(&replies);
+        let work = move || {
+            let back = devices.iter().map(|device| custodian.give_back(*device));
+            let problems: Vec<_> = back.filter_map(Result::err).flatten().collect();
+            for problem in &problems {
+                log::warn!("{problem}");
+            }
+            let answer = match answer {
+                Ok(_) if !problems.is_empty() => Err(failed(problems)),
+                Ok(done) => Ok(done),
+                Err(refusal) => Err(failed([refusal.problems, problems].concat())),
+            };
+            send(take_all(&told), &answer);
+        };
+        let thread = thread::Builder::new().name("give-back".to_owned());
+        match thread.spawn(work) {
+            Ok(thread) => {
+                self.departures.returns.retain(|one| !one.is_finished());
+                self.departures.returns.push(thread);
+            }
+            Err(error) => {
+                let problem = Problem::new(
+                    "a device is not back on its driver",
+                    format!("the thread that binds it can't be made: {error}"),
+                    "it goes back when the guest ends",
+                );
+                log::error!("{problem}");
+                send(take_all(&replies), &Err(failed(vec![problem])));
+            }
+        }
+    }
+
+    pub(super) fn take_ejected(&mut self, ops: &mut EventOps<'_>) {
+        for slot in self.machine.hotplug.take_ejected() {
+            self.take_away(slot, Departure::Ejected, ops);
+        }
+        self.set_timer();
+    }
+
+    /// A guest that boots uses nothing yet: the best time for what is to leave anyway.
+    pub(super) fn leave_at_reboot(&mut self, ops: &mut EventOps<'_>) {
+        self.take_ejected(ops);
+        for slot in self.departures.slots() {
+            self.take_away(slot, Departure::Reboot, ops);
+        }
+        // What was lost is not there when it looks.
+        self.departures.lost = Slots::default();
+        self.set_timer();
+    }
+}
+
+fn send_all(replies: Vec<Reply>, answer: &Answer) {
+    for reply in replies {
+        reply.send(answer.clone());
+    }
+}
+
+fn take_all(replies: &Mutex<Vec<Reply>>) -> Vec<Reply> {
+    std::mem::take(&mut *replies.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn tell(spec: &DeviceSpec, how: Departure, asked: bool) {
+    let host = spec.host;
+    match how {
+        Departure::Ejected if asked => log::warn!("{host} has left: the guest ejected it"),
+        Departure::Ejected => log::info!("{host} has left: the guest ejected it"),
+        Departure::Taken => log::warn!("{host} was taken from the guest"),
+        Departure::Reboot => log::warn!("{host} has left as the guest booted again"),
+    }
+}
+
+fn unknown(id: &str) -> Refusal {
+    let problem = Problem::new(
+        format!("{id} can't be removed"),
+        "the guest has no device of this id",
+        "see which it has: ferry info",
+    );
+    Refusal::new(RefusalKind::Unknown, problem)
+}
+
+fn deaf() -> Refusal {
+    let problem = Problem::new(
+        "the guest's state does not allow that",
+        "the guest is paused and can't let go of a device",
+        "let it run first: ferry resume; or take the device away: ferry remove --force",
+    );
+    Refusal::new(RefusalKind::State, problem)
+}
+
+fn failed(problems: Vec<Problem>) -> Refusal {
+    Refusal {
+        kind: RefusalKind::Failed,
+        problems,
+    }
+}
+
+fn kept(id: &str, time: Duration, heard: bool) -> Problem {
+    let seconds = time.as_secs();
+    let why = match heard {
+        true => format!("the guest has not let go of it within {seconds} s"),
+        false => format!(
+            "the guest has not even heard within {seconds} s that it should: it has no ACPI hotplug, or hangs"
+        ),
+    };
+    Problem::new(
+        format!("{id} is still in the guest"),
+        why,
+        "see what the guest says of it; give it more time with --timeout SECONDS, or take the device away with --force",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_deadline_is_the_earliest_of_all() {
+        let now = Instant::now();
+        let seconds = Duration::from_secs;
+        let mut departures = Departures::default();
+        assert_eq!(departures.next(now), None);
+        departures.removals.ask(5, now, seconds(20));
+        assert_eq!(departures.next(now), Some(seconds(20)));
+        departures.removals.ask(6, now, seconds(2));
+        assert_eq!(departures.next(now), Some(seconds(2)));
+    }
+
+    #[test]
+    fn what_anybody_wants_leaves_once() {
+        let mut departures = Departures::default();
+        departures.removals.ask(5, Instant::now(), Duration::MAX);
+        departures.wanted.add(5);
+        departures.wanted.add(31);
+        assert_eq!(departures.slots().collect::<Vec<_>>(), [5, 31]);
+        departures.left(5);
+        assert_eq!(departures.slots().collect::<Vec<_>>(), [31]);
+    }
+}
