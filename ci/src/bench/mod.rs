@@ -1,6 +1,7 @@
 //! Comparisons with QEMU: both sides take turns in one boot of the lab machine, with one kernel, one initramfs and one
 //! command line, so whatever slows L1 slows both. Ratios are what counts; seconds under emulation are not seconds.
 
+mod hotplug;
 mod run;
 mod side;
 mod startup;
@@ -34,6 +35,8 @@ pub enum Subject {
     StartUp,
     /// TCP through the assigned NIC.
     Throughput,
+    /// The NIC joins and leaves a running guest.
+    Hotplug,
 }
 
 impl Subject {
@@ -42,6 +45,7 @@ impl Subject {
         match self {
             Self::StartUp => "start-up",
             Self::Throughput => "throughput",
+            Self::Hotplug => "hotplug",
         }
     }
 }
@@ -71,6 +75,7 @@ pub fn run(subject: Subject, rounds: u32, elf: bool) -> Result<u8> {
     let (initramfs, seconds) = match subject {
         Subject::StartUp => (site.images.guest_initramfs(), 75),
         Subject::Throughput => (site.images.tools_initramfs(), 180),
+        Subject::Hotplug => (site.images.guest_initramfs(), 120),
     };
     let program = std::env::current_exe().context("cannot find this program")?;
     let text = |path: PathBuf| path.display().to_string();
@@ -113,18 +118,24 @@ pub fn stage(subject: Subject, stage: &Stage) -> Result<u8> {
         cmdline: "console=ttyS0 panic=-1 quiet".to_owned(),
         device: Function::new(DEVICE)?,
         figures: std::env::temp_dir().join("figures.json"),
+        socket: std::env::temp_dir().join("monitor.sock"),
     };
     warm_up().context("cannot warm up")?;
     let borrowed = Borrowed::new(guest.device.clone())?;
     println!(
         "Both sides get this kernel, initramfs and command line, 1 vCPU, 512 MiB and {DEVICE}:"
     );
-    for side in [Side::Ferry, Side::Q35] {
+    let sides = match subject {
+        Subject::StartUp | Subject::Throughput => [Side::Ferry, Side::Q35],
+        Subject::Hotplug => [Side::FerryServed, Side::Q35Served],
+    };
+    for side in sides {
         println!("  {}", side.words(&guest).join(" "));
     }
     println!();
     match subject {
         Subject::StartUp => startup::measure(&guest, stage.rounds)?,
+        Subject::Hotplug => hotplug::measure(&guest, stage.rounds)?,
         Subject::Throughput => throughput::measure(&guest, &Function::new(PEER)?, stage.rounds)?,
     }
     borrowed.give_back()?;

@@ -91,11 +91,11 @@ impl Run {
 
     /// Ends the monitor and waits until it has, so that the device is free.
     pub(super) fn stop(mut self) -> Result<()> {
-        if matches!(self.side, Side::Q35 | Side::Microvm) {
+        if matches!(self.side, Side::Q35 | Side::Microvm | Side::Q35Served) {
             return Ok(());
         }
-        // Ferry writes its figures then.
-        crate::ferry_process::signal("TERM", self.child.id())?;
+        // Ferry writes its figures then. A SIGTERM would wait for the guest to heed its power button.
+        crate::ferry_process::signal("INT", self.child.id())?;
         let end = Instant::now() + PATIENCE;
         while self.child.try_wait()?.is_none() {
             if Instant::now() > end {

@@ -15,6 +15,8 @@ pub(super) struct Guest {
     pub(super) device: Function,
     /// Where Ferry writes its figures.
     pub(super) figures: PathBuf,
+    /// Where a monitor listens.
+    pub(super) socket: PathBuf,
 }
 
 /// A virtual machine monitor with or without an assigned device.
@@ -24,9 +26,14 @@ pub(super) enum Side {
     Q35,
     FerryBare,
     Microvm,
+    FerryServed,
+    Q35Served,
 }
 
 impl Side {
+    /// Where QEMU's guest takes a device while it runs.
+    pub(super) const ROOT_PORT: &'static str = "port0";
+
     /// What the tables call it.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -34,6 +41,8 @@ impl Side {
             Self::Q35 => "QEMU q35, igb assigned",
             Self::FerryBare => "Ferry, no device",
             Self::Microvm => "QEMU microvm, no device",
+            Self::FerryServed => "Ferry",
+            Self::Q35Served => "QEMU q35",
         }
     }
 
@@ -43,7 +52,7 @@ impl Side {
         let mut words: Vec<String> = Vec::new();
         let mut add = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
         match self {
-            Self::Ferry | Self::FerryBare => {
+            Self::Ferry | Self::FerryBare | Self::FerryServed => {
                 add(&[
                     &image(&guest.ferry),
                     "run",
@@ -57,10 +66,10 @@ impl Side {
                 add(&["--cmdline", &guest.cmdline]);
                 add(&["--stats", &image(&guest.figures)]);
             }
-            Self::Q35 | Self::Microvm => {
+            Self::Q35 | Self::Microvm | Self::Q35Served => {
                 let machine = match self {
-                    Self::Q35 => "q35",
-                    _ => "microvm,rtc=on",
+                    Self::Microvm => "microvm,rtc=on",
+                    _ => "q35",
                 };
                 add(&["qemu-system-x86_64", "-machine", machine]);
                 add(&["-enable-kvm", "-cpu", "host", "-smp", "1", "-m", "512"]);
@@ -82,6 +91,12 @@ impl Side {
             Self::Ferry => add(&["--device", &host]),
             Self::Q35 => add(&["-device", &format!("vfio-pci,{host}")]),
             Self::FerryBare | Self::Microvm => {}
+            Self::FerryServed => add(&["--api-socket", &image(&guest.socket)]),
+            Self::Q35Served => {
+                let port = format!("pcie-root-port,id={}", Self::ROOT_PORT);
+                let monitor = format!("unix:{},server=on,wait=off", guest.socket.display());
+                add(&["-device", &port, "-qmp", &monitor]);
+            }
         }
         words
     }
@@ -100,6 +115,15 @@ impl Side {
 mod tests {
     use super::*;
 
+    const SIDES: [Side; 6] = [
+        Side::Ferry,
+        Side::Q35,
+        Side::FerryBare,
+        Side::Microvm,
+        Side::FerryServed,
+        Side::Q35Served,
+    ];
+
     fn guest() -> Guest {
         Guest {
             ferry: "/f".into(),
@@ -108,12 +132,13 @@ mod tests {
             cmdline: "console=ttyS0 quiet".into(),
             device: Function::new("01:00.0").unwrap(),
             figures: "/s".into(),
+            socket: "/a".into(),
         }
     }
 
     #[test]
     fn all_sides_get_the_same_kernel_initramfs_and_command_line() {
-        for side in [Side::Ferry, Side::Q35, Side::FerryBare, Side::Microvm] {
+        for side in SIDES {
             let words = side.words(&guest());
             for shared in ["/k", "/i", "console=ttyS0 quiet"] {
                 assert!(
@@ -128,6 +153,6 @@ mod tests {
     fn the_device_goes_to_the_sides_that_say_so() {
         let assigned = |side: Side| side.words(&guest()).join(" ").contains("host=01:00.0");
         assert!(assigned(Side::Ferry) && assigned(Side::Q35));
-        assert!(!assigned(Side::FerryBare) && !assigned(Side::Microvm));
+        assert!(!SIDES[2..].iter().any(|side| assigned(*side)));
     }
 }

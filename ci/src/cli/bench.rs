@@ -28,6 +28,12 @@ enum Bench {
         #[arg(long)]
         vmlinux: bool,
     },
+    /// Time from the command to a monitor until a card that joins a running guest is probed there, and one that leaves is gone
+    Hotplug {
+        /// How often each side takes its turn
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+    },
     /// TCP through the assigned card, out of the guest and into it
     Throughput {
         /// How often each side takes its turn
@@ -39,6 +45,7 @@ enum Bench {
 pub(super) fn run(args: &BenchArgs) -> Result<u8> {
     match args.subject {
         Bench::StartUp { rounds, vmlinux } => bench::run(Subject::StartUp, rounds, vmlinux),
+        Bench::Hotplug { rounds } => bench::run(Subject::Hotplug, rounds, false),
         Bench::Throughput { rounds } => bench::run(Subject::Throughput, rounds, false),
     }
 }
@@ -57,12 +64,14 @@ pub(super) struct BenchStageArgs {
 enum StageSubject {
     StartUp,
     Throughput,
+    Hotplug,
 }
 
 pub(super) fn stage(args: BenchStageArgs) -> Result<u8> {
     let subject = match args.subject {
         StageSubject::StartUp => Subject::StartUp,
         StageSubject::Throughput => Subject::Throughput,
+        StageSubject::Hotplug => Subject::Hotplug,
     };
     let stage = Stage {
         ferry: args.ferry,
