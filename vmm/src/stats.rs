@@ -201,8 +201,10 @@ pub struct Report {
     pub vcpus: Vec<VcpuReport>,
     /// Assigned devices.
     pub devices: Vec<DeviceReport>,
-    /// Devices that have left the guest, in their order.
+    /// The latest devices that have left the guest, in their order.
     pub removed: Vec<RemovedReport>,
+    /// How many have left.
+    pub departures: u64,
     /// What KVM knows of.
     pub kvm: KvmReport,
     /// Memory.

@@ -114,7 +114,7 @@ fn a_paused_guest_is_not_asked_but_can_lose_a_device_by_force() {
         told.errors.contains("the guest is paused and can't let go"),
         "{told:?}"
     );
-    api.ok(&["remove", "disk", "--force", "--timeout", "0"]);
+    api.ok(&["remove", "disk", "--force"]);
     api.ok(&["resume"]);
     until("the guest to let go of what is gone", MOMENT, || {
         functions(&mut guest).is_empty().then_some(())

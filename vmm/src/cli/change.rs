@@ -17,10 +17,17 @@ const GLANCE: Duration = Duration::from_millis(500);
 
 /// Give a running guest a device
 #[derive(clap::Args)]
+#[command(
+    override_usage = "ferry add <NAME> <DEVICE>...\n       ferry add --socket <PATH> <DEVICE>...",
+    after_help = "\
+The guest's kernel is told of the device when it is open and all guest RAM can be reached by it, which for a guest's first \
+device takes as long as it takes to pin the RAM. If anything fails, nothing is changed and the guest has seen nothing. With \
+managed=on the device is bound to vfio-pci first, and goes back to its driver when it leaves."
+)]
 pub(super) struct Add {
     /// The guest's name, unless --socket tells, and the device: host=BDF[,id=NAME][,addr=SLOT[.FN]] and so on, as of ferry run
     /// --device; several come together or not at all, as functions of one slot must
-    #[arg(value_name = "[NAME] host=BDF[,…]…")]
+    #[arg(value_name = "NAME DEVICE")]
     words: Vec<String>,
     /// The guest's socket, as of ferry run --api-socket PATH
     #[arg(long, value_name = "PATH")]
@@ -29,9 +36,15 @@ pub(super) struct Add {
 
 /// Take a device from a running guest: ask the guest to let go of it and wait until it has
 #[derive(clap::Args)]
+#[command(
+    override_usage = "ferry remove [OPTIONS] <NAME> <ID>\n       ferry remove [OPTIONS] --socket <PATH> <ID>",
+    after_help = "\
+All functions of the device's slot leave with it, and go back to their drivers if they are managed. A guest that does not let \
+go in time keeps the device, unless --force says otherwise; --force --timeout 0 takes it away at once."
+)]
 pub(super) struct Remove {
     /// The guest's name, unless --socket tells, and the device's id
-    #[arg(value_name = "[NAME] ID")]
+    #[arg(value_name = "NAME ID")]
     words: Vec<String>,
     /// The guest's socket, as of ferry run --api-socket PATH
     #[arg(long, value_name = "PATH")]

@@ -9,12 +9,13 @@ use super::mailbox::Mailbox;
 use super::pci_host::{PciHost, Windows};
 use super::platform::{self, Console};
 use super::preparation::{DmaReadiness, Preparation};
+use super::removal::Departed;
 use super::vcpu_loop::{VcpuContext, VcpuThread};
 use super::{MachineError, bars, bus_reset, process};
 use crate::kvm::{GsiRouting, Hypervisor, IrqchipState, MemorySlots, Vcpu, Vm};
 use crate::memory::{GuestRam, MemoryMap};
 use crate::spec::MachineSpec;
-use crate::stats::{ExitCounters, RemovedReport, Stopwatch, micros};
+use crate::stats::{ExitCounters, Stopwatch, micros};
 use arch::platform::PlatformDescription;
 use arch::x86_64::acpi;
 use arch::x86_64::cpuid::{CpuIdentity, KVM_APIC_BUS_HZ, phys_bits};
@@ -43,7 +44,7 @@ pub struct Machine {
     pub(super) preparation: Option<Preparation>,
     pub(super) assigned: Option<AssignedDevices>,
     /// Devices that have left.
-    pub(super) removed: Vec<RemovedReport>,
+    pub(super) removed: Departed,
     pub(super) ram: GuestRam,
     pub(super) spec: MachineSpec,
     pub(super) stopwatch: Stopwatch,
@@ -130,7 +131,7 @@ impl Machine {
             hotplug,
             preparation,
             assigned,
-            removed: Vec::new(),
+            removed: Departed::default(),
             ram,
             spec,
             stopwatch,

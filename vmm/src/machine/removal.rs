@@ -1,8 +1,9 @@
 //! Which slots are to lose their devices, and until when the guest may give them up itself.
 
 use crate::spec::{DeviceSpec, ErrorPolicy};
+use crate::stats::RemovedReport;
 use devices::host::Problem;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Slots whose ejection the guest was asked for.
@@ -53,6 +54,39 @@ impl Removals {
     }
 }
 
+/// Devices that have left.
+#[derive(Default)]
+pub(super) struct Departed {
+    latest: VecDeque<RemovedReport>,
+    count: u64,
+}
+
+impl Departed {
+    /// How many are remembered: devices may come and go for as long as the guest lives.
+    const KEPT: usize = 64;
+
+    /// One more has left.
+    pub(super) fn push(&mut self, report: RemovedReport) {
+        if self.latest.len() == Self::KEPT {
+            self.latest.pop_front();
+        }
+        self.latest.push_back(report);
+        self.count += 1;
+    }
+
+    /// The latest of them, in their order.
+    #[must_use]
+    pub(super) fn latest(&self) -> Vec<RemovedReport> {
+        self.latest.iter().cloned().collect()
+    }
+
+    /// How many have left.
+    #[must_use]
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+}
+
 /// What follows from an uncorrectable error.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ErrorResponse {
@@ -86,6 +120,7 @@ fn failed(spec: &DeviceSpec) -> Problem {
 mod tests {
     use super::*;
     use crate::spec::RemovalSpec;
+    use crate::stats::Departure;
     use devices::pci::GuestBdf;
 
     fn seconds(seconds: u64) -> Duration {
@@ -125,6 +160,24 @@ mod tests {
         assert_eq!(removals.all(), [3]);
         removals.done(3);
         assert_eq!(removals.next(now), None);
+    }
+
+    #[test]
+    fn of_devices_that_have_left_the_latest_are_remembered_and_all_counted() {
+        let mut departed = Departed::default();
+        for number in 0..100 {
+            departed.push(RemovedReport {
+                id: number.to_string(),
+                host: String::new(),
+                guest: String::new(),
+                errors: 0,
+                how: Departure::Ejected,
+            });
+        }
+        let latest = departed.latest();
+        let (first, last) = (latest.first().unwrap(), latest.last().unwrap());
+        assert_eq!((&*first.id, &*last.id), ("36", "99"));
+        assert_eq!((latest.len(), departed.count()), (64, 100));
     }
 
     #[test]

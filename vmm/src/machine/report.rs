@@ -69,7 +69,8 @@ pub(super) fn gather(machine: &Machine) -> Report {
                 interrupts: by_kind(&assigned.device.interrupts()),
             })
             .collect(),
-        removed: machine.removed.clone(),
+        removed: machine.removed.latest(),
+        departures: machine.removed.count(),
         kvm: KvmReport {
             memslots: machine.slots.len(),
             gsis: machine.routing.reserved(),

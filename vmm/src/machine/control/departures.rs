@@ -167,7 +167,8 @@ impl Control {
                     deadline: deadline.map(|deadline| (deadline, time)),
                     reply,
                 });
-                if force && time.is_zero() {
+                // A guest that stands still can't let go.
+                if force && (time.is_zero() || self.paused.is_some()) {
                     return self.take_away(slot, Departure::Taken, ops);
                 }
             }
