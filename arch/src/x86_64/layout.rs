@@ -141,7 +141,7 @@ pub const GED_PORTS: u8 = 1;
 pub const GED_EVENT_PCI_HOTPLUG: u8 = 1;
 /// The bit of the event register that says that the power button was pressed.
 pub const GED_EVENT_POWER_BUTTON: u8 = 2;
-/// PCI hotplug registers: first port. Dwords with a bit a slot: kept for slots that have been filled, slots to be ejected
+/// PCI hotplug registers: first port. Dwords with a bit a slot: slots that have been filled, slots to be ejected
 /// (reading clears), slots to eject.
 pub const PCI_HOTPLUG_PORT: u16 = 0x610;
 /// PCI hotplug registers: number of I/O ports.
