@@ -1,8 +1,10 @@
 //! The control thread: waits for what ends, resets or interrupts a guest, and for the user.
 
 mod commands;
+mod crash;
 mod source;
 mod termination;
+mod told;
 
 use self::source::Source;
 use self::termination::Termination;
@@ -15,6 +17,7 @@ use super::signals::{Caught, RunSignals};
 use super::vcpu_loop::VcpuThread;
 use super::{MachineError, Outcome, platform, process, report};
 use crate::api::Server;
+use crate::events::{EjectReason, EventMonitor, RebootReason};
 use crate::spec::DeviceSpec;
 use crate::stats::{Departure, RemovedReport};
 use devices::machine::MachineEvent;
@@ -25,12 +28,11 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
 /// Runs the guest until it ends, or one of `signals` stops it: a signal that came before this, too. Carries out what the clients
-/// of `api` ask for.
+/// of `api` ask for, and tells `events` what happens, but for the end.
 ///
 /// # Errors
 /// [`MachineError`] when the host can't start the machine.
@@ -38,10 +40,11 @@ pub fn run(
     machine: Machine,
     signals: RunSignals,
     api: Option<Arc<Server>>,
+    events: EventMonitor,
 ) -> Result<Outcome, MachineError> {
     let mut manager = EventManager::new()
         .map_err(|error| process("epoll")(io::Error::other(error.to_string())))?;
-    let id = manager.add_subscriber(Control::new(machine, signals, api)?);
+    let id = manager.add_subscriber(Control::new(machine, signals, api, events)?);
     let mut failed = None;
     while failed.is_none() {
         failed = manager.run().err();
@@ -84,6 +87,7 @@ struct Control {
     /// Runs until the next deadline of `removals` and `termination`.
     timer: TimerFd,
     api: Option<Arc<Server>>,
+    events: EventMonitor,
     /// Since when no vCPU runs, if that is what the user wants.
     paused: Option<Option<Paused>>,
     termination: Option<Termination>,
@@ -95,6 +99,7 @@ impl Control {
         mut machine: Machine,
         signals: RunSignals,
         api: Option<Arc<Server>>,
+        events: EventMonitor,
     ) -> Result<Self, MachineError> {
         let triggers = device_triggers(&machine)?;
         let timer =
@@ -112,6 +117,7 @@ impl Control {
             removals: Removals::default(),
             timer,
             api,
+            events,
             paused: None,
             termination: None,
             ended: None,
@@ -128,6 +134,7 @@ impl Control {
         let joined: Vec<_> = self.threads.drain(..).map(VcpuThread::join).collect();
         let all = joined.iter().all(Option::is_some);
         self.machine.vcpus.extend(joined.into_iter().flatten());
+        self.hear_notices();
         all
     }
 
@@ -140,18 +147,22 @@ impl Control {
         let no_reboot = self.machine.spec.no_reboot;
         let outcome = match cause {
             StopCause::Device(MachineEvent::PowerOff) => Outcome::PoweredOff,
+            StopCause::Device(MachineEvent::Panicked) => match self.panicked() {
+                Some(outcome) => outcome,
+                None => return self.boot_again(RebootReason::Panic, ops),
+            },
             StopCause::Device(MachineEvent::DebugExit { value }) => Outcome::GuestStatus(value),
             StopCause::Device(MachineEvent::Reset(_)) if no_reboot => Outcome::Reset,
             StopCause::TripleFault { vcpu } if no_reboot => {
                 Outcome::Crashed(format!("triple fault on vCPU {vcpu}"))
             }
             StopCause::Device(MachineEvent::Reset(source)) => {
-                return self.boot_again(&format!("reset through {source:?}"), ops);
+                return self.boot_again(source.into(), ops);
             }
             StopCause::TripleFault { vcpu } => {
                 // Some kernels reboot this way on purpose; mostly it is a crash that nothing else tells of.
                 log::warn!("triple fault on vCPU {vcpu}");
-                return self.boot_again("triple fault", ops);
+                return self.boot_again(RebootReason::TripleFault, ops);
             }
             StopCause::Crash { vcpu, detail } => Outcome::Crashed(format!("vCPU {vcpu}: {detail}")),
             StopCause::Host { vcpu, detail } => {
@@ -163,8 +174,9 @@ impl Control {
         self.ended = Some(outcome);
     }
 
-    fn boot_again(&mut self, why: &str, ops: &mut EventOps<'_>) {
+    fn boot_again(&mut self, why: RebootReason, ops: &mut EventOps<'_>) {
         log::info!("booting the guest again: {why}");
+        self.tell_reboot(why);
         self.paused = None;
         // A guest that boots uses nothing yet: the best time for what is to leave anyway.
         self.take_ejected(ops);
@@ -200,6 +212,8 @@ impl Control {
             .flat_map(|all| &mut all.devices);
         if let Some(assigned) = devices.find(|assigned| assigned.spec.guest == guest) {
             assigned.errors += 1;
+            let errors = assigned.errors;
+            self.tell_error(&spec, errors);
         }
         match respond(&spec) {
             ErrorResponse::Stop(problem) => {
@@ -223,6 +237,7 @@ impl Control {
         }
         let Some(spec) = self.spec(guest) else { return };
         let slot = guest.device();
+        self.tell_request(&spec);
         let patience = self.patience(slot);
         if patience.is_zero() {
             log::warn!("{} is wanted back by the host", spec.host);
@@ -234,6 +249,7 @@ impl Control {
                 spec.host,
                 patience.as_secs()
             );
+            self.tell_eject_request(slot, EjectReason::Host);
         }
         self.removals.ask(slot, Instant::now(), patience);
         self.machine.hotplug.request_eject(slot);
@@ -287,6 +303,7 @@ impl Control {
         }
         for (spec, errors) in self.machine.give_back(slot) {
             let host = spec.host;
+            self.tell_removed(&spec, errors, how);
             match how {
                 Departure::Ejected if asked => log::warn!("{host} has left: the guest ejected it"),
                 Departure::Ejected => log::info!("{host} has left: the guest ejected it"),
@@ -334,6 +351,7 @@ impl Control {
     fn handle(&mut self, source: Source, ops: &mut EventOps<'_>, event: Events) {
         match source {
             Source::Mailbox => {
+                self.hear_notices();
                 if let Some(cause) = self.machine.context.mailbox.take() {
                     self.stopped(cause, ops);
                 }
@@ -360,6 +378,7 @@ impl Control {
             Source::Ejected => self.take_ejected(ops),
             Source::Overdue => self.overdue(ops),
             Source::Api => self.serve_api(ops),
+            Source::EventReader => self.events.go_on(),
             Source::DeviceError(guest) => self.device_failed(guest, ops),
             Source::DeviceRequest(guest) => self.device_wanted(guest, ops),
         }
@@ -385,6 +404,7 @@ impl Control {
 
 impl MutEventSubscriber for Control {
     fn init(&mut self, ops: &mut EventOps<'_>) {
+        self.tell_start();
         let mailbox = &self.machine.context.mailbox;
         let mut sources = vec![
             (mailbox.notified().as_raw_fd(), Source::Mailbox),
@@ -405,11 +425,15 @@ impl MutEventSubscriber for Control {
             sources.push((error.as_raw_fd(), Source::DeviceError(*guest)));
             sources.push((request.as_raw_fd(), Source::DeviceRequest(*guest)));
         }
+        let reader = self.events.descriptor();
+        sources.extend(reader.map(|fd| (fd, Source::EventReader)));
         for (fd, source) in sources {
-            let events = Events::with_data_raw(fd, source.tag(), EventSet::IN);
+            let events = Events::with_data_raw(fd, source.tag(), source.wakes_at());
             match ops.add(events) {
                 // A regular file as standard input can't be (EPERM).
                 Err(error) if source == Source::Input => log::debug!("no console input: {error}"),
+                // Nor one that events are written to.
+                Err(error) if source == Source::EventReader => log::debug!("events: {error}"),
                 Err(error) => log::error!("{source:?} can't be waited for: {error}"),
                 Ok(()) => {}
             }

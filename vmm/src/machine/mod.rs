@@ -182,6 +182,8 @@ pub enum Outcome {
     /// The guest crashed: a triple fault that was not to be booted again, or a state that KVM can't
     /// run.
     Crashed(String),
+    /// The guest's kernel panicked, and told of it.
+    Panicked,
     /// The host failed while the guest ran.
     HostFailed(String),
     /// Guest RAM could not be made reachable for the devices.

@@ -1,6 +1,7 @@
 //! What wakes the control thread.
 
 use devices::pci::GuestBdf;
+use vmm_sys_util::epoll::EventSet;
 
 /// What an event is about; the tag given to epoll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(super) enum Source {
     Overdue,
     /// A client of the API wants something.
     Api,
+    /// Who reads events has read on.
+    EventReader,
     /// A device's error interrupt.
     DeviceError(GuestBdf),
     /// The host wants a device back.
@@ -39,8 +42,18 @@ impl Source {
             Self::Overdue => 6,
             Self::Api => 7,
             Self::TerminateSignal => 8,
+            Self::EventReader => 9,
             Self::DeviceError(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()),
             Self::DeviceRequest(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()) + 1,
+        }
+    }
+
+    /// What of its descriptor wakes the control thread.
+    pub(super) fn wakes_at(self) -> EventSet {
+        match self {
+            // Each time that there is room again, and not as long as there is.
+            Self::EventReader => EventSet::OUT | EventSet::EDGE_TRIGGERED,
+            _ => EventSet::IN,
         }
     }
 
@@ -56,6 +69,7 @@ impl Source {
             Self::Overdue,
             Self::Api,
             Self::TerminateSignal,
+            Self::EventReader,
         ];
         let Some(of_device) = tag.checked_sub(FIRST_DEVICE_TAG) else {
             return fixed.into_iter().find(|source| source.tag() == tag);
@@ -82,6 +96,6 @@ mod tests {
                 found += 1;
             }
         }
-        assert!(found >= 9 + 2 * 255, "{found}");
+        assert!(found >= 10 + 2 * 255, "{found}");
     }
 }
