@@ -148,10 +148,11 @@ pub(super) fn run(mut arguments: Arguments, start: Instant) -> Result<ExitCode, 
     drop(bound);
     tell(&outcome);
     let code = exit_code(&outcome);
-    events.end(&Event::shutdown(&outcome, code));
     if let Some(api) = api {
         api.end(&json!({ "exit_code": code }));
     }
+    // A reader that is slow keeps no client of the API waiting.
+    events.end(&Event::shutdown(&outcome, code));
     Ok(code.into())
 }
 

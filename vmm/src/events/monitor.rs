@@ -39,8 +39,8 @@ struct Writer {
     dropped: u64,
     /// Nothing more is written: the reader is gone, or what it reads from is broken.
     ended: bool,
-    /// The user knows that the disk is full.
-    warned: bool,
+    /// The disk took nothing at the last try.
+    full: bool,
 }
 
 /// An event with what every line has.
@@ -69,7 +69,7 @@ impl EventMonitor {
             taken: 0,
             dropped: 0,
             ended: false,
-            warned: false,
+            full: false,
         };
         Self {
             writer: Some(Rc::new(RefCell::new(writer))),
@@ -92,7 +92,8 @@ impl EventMonitor {
         writer.add(event, usize::MAX);
         writer.write();
         let until = Instant::now() + LAST_WAIT;
-        while !writer.ended && !writer.waiting.is_empty() {
+        // A disk is not waited for: it could be written at any time, and takes nothing.
+        while !writer.ended && !writer.full && !writer.waiting.is_empty() {
             if !writer.output.becomes_writable(until) {
                 log::warn!("--event-monitor: the last events were not read in time");
                 break;
@@ -146,19 +147,22 @@ impl Writer {
         while let (false, Some(line)) = (self.ended, self.waiting.front()) {
             let rest = line.get(self.taken..).unwrap_or_default();
             match self.output.write(rest) {
-                Ok(count) if count < rest.len() => self.taken += count,
-                Ok(_) => {
-                    self.waiting.pop_front();
-                    self.taken = 0;
+                Ok(count) => {
+                    self.full = false;
+                    self.taken += count;
+                    if count == rest.len() {
+                        self.waiting.pop_front();
+                        self.taken = 0;
+                    }
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
                     io::ErrorKind::WouldBlock => return,
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                        if !self.warned {
+                        if !self.full {
                             log::warn!("--event-monitor: events wait: {error}");
                         }
-                        self.warned = true;
+                        self.full = true;
                         return;
                     }
                     io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {

@@ -152,6 +152,18 @@ fn a_reader_that_goes_ends_the_monitor_and_nothing_else() {
 }
 
 #[test]
+fn lines_wait_for_a_full_disk_and_the_end_does_not() {
+    let full = EventOutput::open(Path::new("/dev/full")).unwrap();
+    let monitor = EventMonitor::new(full, Instant::now());
+    monitor.tell(&reboot(2));
+    let started = Instant::now();
+    monitor.end(&reboot(3));
+    assert!(started.elapsed() < LAST_WAIT);
+    let writer = monitor.writer.as_ref().unwrap().borrow();
+    assert!(!writer.ended && writer.waiting.len() == 2);
+}
+
+#[test]
 fn a_pipe_that_others_write_to_as_well_stays_as_it_is_for_them() {
     let (_reader, writer) = std::io::pipe().unwrap();
     let passed = writer.try_clone().unwrap();
