@@ -124,7 +124,7 @@ mod tests {
         };
         let body = refusal.body();
         assert!(
-            body.starts_with("[\"a \\\"b\\\"\",\"c\\nd\",\"e\","),
+            body.starts_with("[\"a \\\"b\\\"\",\"c\\\\nd\",\"e\","),
             "{body}"
         );
         assert_eq!(problems(&body), all);
