@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod device_keys;
+pub mod events;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

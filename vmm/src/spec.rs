@@ -37,8 +37,22 @@ pub struct MachineSpec {
     pub stats: Option<StatsSpec>,
     /// A reset of the guest ends Ferry instead of booting it again.
     pub no_reboot: bool,
+    /// What follows when the guest tells that it has panicked.
+    pub on_panic: PanicPolicy,
     /// How long the guest may take to power itself off on SIGTERM.
     pub stop_timeout: Duration,
+}
+
+/// What follows when a guest panics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PanicPolicy {
+    /// The guest ends.
+    #[default]
+    Stop,
+    /// It is booted again.
+    Reboot,
+    /// It is reported, and the guest's kernel does what it was told to.
+    Report,
 }
 
 /// Number of vCPUs, 1 to 254: an xAPIC id is one byte and 255 is the broadcast.

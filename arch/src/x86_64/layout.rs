@@ -105,6 +105,10 @@ pub const RTC_PORT: u16 = 0x70;
 pub const RTC_PORTS: u8 = 2;
 /// A byte written here ends the VM with that byte as its exit code.
 pub const DEBUG_EXIT_PORT: u16 = 0xF4;
+/// The port by which a guest tells of its panic, one byte (QEMU's pvpanic is there, too).
+pub const PVPANIC_PORT: u16 = 0x505;
+/// The same: number of I/O ports.
+pub const PVPANIC_PORTS: u8 = 1;
 /// PCI configuration address port.
 pub const PCI_CONFIG_ADDRESS_PORT: u16 = 0xCF8;
 /// PCI configuration data port.

@@ -74,6 +74,7 @@ const GUEST_MODULES: &[ModuleList<'_>] = &[
     ),
     ("modules.vsock", &["vmw_vsock_virtio_transport"]),
     ("modules.button", &["button", "evdev"]),
+    ("modules.panic", &["pvpanic_mmio"]),
 ];
 
 /// A file of an initramfs that names modules, dependencies first and built-in ones left out; and the modules.

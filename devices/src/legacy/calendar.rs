@@ -13,19 +13,19 @@ const LAST_SECOND: u64 = 253_402_300_799;
 
 /// A date and a time of day, UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct DateTime {
+pub struct DateTime {
     /// 1970 to 9999.
-    pub(super) year: u16,
+    pub year: u16,
     /// 1 to 12.
-    pub(super) month: u8,
+    pub month: u8,
     /// 1 to 31.
-    pub(super) day: u8,
+    pub day: u8,
     /// 0 to 23.
-    pub(super) hour: u8,
+    pub hour: u8,
     /// 0 to 59.
-    pub(super) minute: u8,
+    pub minute: u8,
     /// 0 to 59.
-    pub(super) second: u8,
+    pub second: u8,
 }
 
 fn is_leap(year: u64) -> bool {
@@ -54,7 +54,8 @@ fn byte(value: u64) -> u8 {
 
 impl DateTime {
     /// The date of a second since the epoch. Times after the year 9999 are its last second.
-    pub(super) fn of_seconds(seconds: u64) -> Self {
+    #[must_use]
+    pub fn of_seconds(seconds: u64) -> Self {
         let seconds = seconds.min(LAST_SECOND);
         let (days, time) = (seconds / DAY, seconds % DAY);
         // No year is longer than 366 days, so this is not too late; at most 17 steps follow.

@@ -116,6 +116,43 @@ fn stats_go_where_a_file_can_be_written() {
 }
 
 #[test]
+fn events_go_where_lines_can_be_written() {
+    for (text, why, fix) in [
+        (
+            "/nonexistent/events",
+            "/nonexistent: No such file",
+            "name a file",
+        ),
+        ("/", "/ is a folder", "name a file"),
+        ("", "it is empty", "name a file"),
+        ("fd=", "'' is no number of a descriptor", "e.g. fd=5"),
+        (
+            "fd=77",
+            "without a descriptor 77",
+            "have it open when ferry starts",
+        ),
+        (
+            "fd=0",
+            "descriptor 0: it is open for reading only",
+            "pass the end of a pipe",
+        ),
+    ] {
+        let problem = Attempt::run(&["--event-monitor", text]).refused_for_one(USAGE);
+        problem.tells("--event-monitor ", why, fix);
+    }
+}
+
+#[test]
+fn what_follows_a_panic_is_one_of_three_words() {
+    let problem = Attempt::run(&["--on-panic", "rebot"]).refused_for_one(USAGE);
+    problem.tells(
+        "--on-panic rebot ",
+        "none of stop, reboot, report",
+        "did you mean 'reboot'?",
+    );
+}
+
+#[test]
 fn malformed_address_is_not_guessed() {
     for (text, why) in [
         ("01:00", "'01:00' is not of the form [SSSS:]BB:DD.F"),

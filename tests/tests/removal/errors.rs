@@ -1,5 +1,6 @@
 //! A device reports an uncorrectable error.
 
+use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
 use std::sync::LazyLock;
@@ -30,14 +31,18 @@ struct Stopped {
     address: String,
     exit: i32,
     errors: String,
+    events: String,
     driver: Option<String>,
 }
 
 static STOPPED: LazyLock<Stopped> = LazyLock::new(|| {
     let nic = site::device("nic").assign();
+    let folder = tempfile::tempdir().unwrap();
+    let events = folder.path().join("events");
     let mut ferry = Run::new(Kernel::Elf)
         .cmdline("loglevel=7")
-        .device(&nic, "")
+        .device(&nic, ",id=nic")
+        .option("--event-monitor", &events)
         .start();
     ferry.wait_for(0, "ACPI: ", BOOT);
     inject(&nic);
@@ -46,6 +51,7 @@ static STOPPED: LazyLock<Stopped> = LazyLock::new(|| {
         address: nic.address().to_owned(),
         exit,
         errors: ferry.errors().text(),
+        events: fs::read_to_string(&events).unwrap(),
         driver: nic.give_back().driver(),
     }
 });
@@ -70,6 +76,31 @@ fn uncorrectable_error_is_told_in_three_lines() {
         format!("ferry: {address} reported an uncorrectable error")
     );
     assert!(lines[2].contains("on-error=unplug"), "{}", lines[2]);
+}
+
+#[test]
+fn uncorrectable_error_is_told_as_an_event_and_then_the_end() {
+    let events = STOPPED.events.lines().map(serde_json::from_str::<Value>);
+    let events: Vec<Value> = events.map(Result::unwrap).collect();
+    let of = |event: &Value, keys: &[&str]| {
+        let values = keys.iter().map(|key| event[*key].clone());
+        values.collect::<Vec<_>>()
+    };
+    let [.., error, end] = &events[..] else {
+        panic!("{events:#?}");
+    };
+    let error = of(error, &["event", "id", "errors", "then"]);
+    assert_eq!(
+        error,
+        [
+            "error_interrupt".into(),
+            json!("nic"),
+            json!(1),
+            json!("stop")
+        ]
+    );
+    let end = of(end, &["event", "outcome", "exit_code"]);
+    assert_eq!(end, ["shutdown".into(), json!("device_failed"), json!(14)]);
 }
 
 #[test]

@@ -157,6 +157,7 @@ fn answers_are_as_described() {
         serial: SerialSpec::File("/tmp/console".into()),
         stats: None,
         no_reboot: false,
+        on_panic: Default::default(),
         stop_timeout: Default::default(),
     };
     let info = VmInfo::new(&spec, &[&devices[0]], State::Paused);

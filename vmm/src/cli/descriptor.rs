@@ -49,27 +49,29 @@ pub(super) fn container(text: &str) -> Result<Arc<OwnedFd>, Problem> {
     }
 }
 
-fn open(text: &str, what: &str, wanted: Wanted) -> Result<(Arc<OwnedFd>, Descriptor), Problem> {
+/// The descriptor with the number `text`, under which `node` should be open.
+pub(super) fn passed(text: &str, what: &str, node: &str) -> Result<(RawFd, OwnedFd), Problem> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let number: Option<RawFd> = text.parse().ok().filter(|_| digits);
     let Some(number) = number else {
         let why = format!("{} is no number of a descriptor", shown(text));
-        let remedy = format!(
-            "give the number under which {} is open, e.g. fd=5",
-            wanted.node()
-        );
+        let remedy = format!("give the number under which {node} is open, e.g. fd=5");
         return Err(Problem::new(what, why, remedy));
     };
-    let node = inherited(number).map_err(|error| {
+    let descriptor = inherited(number).map_err(|error| {
         let why = match error.raw_os_error() {
             Some(libc::EBADF) => format!("ferry was started without a descriptor {number}"),
             _ => format!("descriptor {number}: {error}"),
         };
-        let node = wanted.node();
         let remedy =
             format!("have it open when ferry starts; a shell does that by: {number}<>{node}");
         Problem::new(what, why, remedy)
     })?;
+    Ok((number, descriptor))
+}
+
+fn open(text: &str, what: &str, wanted: Wanted) -> Result<(Arc<OwnedFd>, Descriptor), Problem> {
+    let (number, node) = passed(text, what, wanted.node())?;
     let found = HostRoot::system().descriptor(node.as_fd());
     let found = found.map_err(|error| {
         let why = format!("descriptor {number}: {error}");

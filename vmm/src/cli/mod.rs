@@ -7,6 +7,7 @@ mod check;
 mod descriptor;
 mod device;
 mod devices;
+mod event_monitor;
 mod guest;
 mod info;
 mod link;
@@ -77,6 +78,8 @@ enum Exit {
     GuestReset = 12,
     /// A device reported an uncorrectable error, and the guest was stopped for it.
     DeviceFailure = 14,
+    /// The guest's kernel panicked, and told of it.
+    GuestPanic = 16,
 }
 
 impl From<Exit> for ExitCode {

@@ -3,7 +3,7 @@
 use super::device::Requested;
 use super::managed::{Loans, Managed};
 use super::suggest::nearest;
-use super::{Exit, Failure, api, descriptor, device, on_off, shown, size};
+use super::{Exit, Failure, api, descriptor, device, event_monitor, on_off, shown, size};
 use clap::ValueEnum;
 use devices::host::{
     BindingObstacle, CurrentProcess, HostRoot, Obstacle, Problem, RunRequirements, obstacles,
@@ -15,8 +15,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vmm::machine::{Custodian, Machine, MachineError, Outcome, RunSignals, run as run_machine};
-use vmm::spec::{CpuCount, MachineSpec, SerialSpec, StatsSpec, place};
+use vmm::events::Event;
+use vmm::machine::{
+    Custodian, Machine, MachineError, Outcome, RunSignals, Surroundings, run as run_machine,
+};
+use vmm::spec::{CpuCount, MachineSpec, PanicPolicy, SerialSpec, StatsSpec, place};
 use vmm::stats::{StartupTimes, Stopwatch, micros};
 
 /// Run a Linux guest with assigned PCI devices
@@ -24,7 +27,8 @@ use vmm::stats::{StartupTimes, Stopwatch, micros};
 /// Exit codes: 0 the guest powered off; odd: the guest's own status, (value << 1) | 1 of a write to
 /// I/O port 0xf4; 2 usage; 4 the host can't run this guest, which was never started; 6 the guest
 /// crashed; 8 the host failed while the guest ran; 10 stopped by Ctrl-A x or a signal; 12 the guest
-/// reset itself and --no-reboot was given; 14 a device reported an uncorrectable error.
+/// reset itself and --no-reboot was given; 14 a device reported an uncorrectable error; 16 the guest's kernel panicked and
+/// told of it.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The guest's kernel: a bzImage (as /boot/vmlinuz-*) or an ELF vmlinux
@@ -75,6 +79,10 @@ pub(super) struct Arguments {
     /// End, with exit code 12 (6 after a triple fault), instead of booting the guest again
     #[arg(long)]
     no_reboot: bool,
+    /// What follows when the guest's kernel panics and tells of it (driver pvpanic): it ends with exit code 16, is booted again,
+    /// or is let do what its panic= says
+    #[arg(long, value_name = "stop|reboot|report", default_value = "stop")]
+    on_panic: String,
     /// How long the guest may take to power itself off on SIGTERM, before it is stopped. 0: at once
     #[arg(
         long,
@@ -83,6 +91,9 @@ pub(super) struct Arguments {
         allow_negative_numbers = true
     )]
     stop_timeout: String,
+    /// Write what happens to the guest, a JSON object a line, to a file or FIFO, or a descriptor (docs/events.md)
+    #[arg(long, value_name = "PATH|fd=N")]
+    event_monitor: Option<String>,
     /// Listen at PATH for ferry info, pause and so on --socket PATH, and for programs (docs/api.md)
     #[arg(long, value_name = "PATH")]
     api_socket: Option<PathBuf>,
@@ -94,14 +105,18 @@ pub(super) struct Arguments {
 /// Builds the machine, runs it, and turns its end into an exit code.
 pub(super) fn run(mut arguments: Arguments, start: Instant) -> Result<ExitCode, Failure> {
     let (api_socket, name) = (arguments.api_socket.take(), arguments.name.take());
+    let told = arguments.event_monitor.take();
     let mut requested = arguments.requested().map_err(Failure::usage)?;
     // All else is understood before the host is looked at; the places of devices follow from the choice.
     let mut spec = arguments.spec().map_err(Failure::usage)?;
+    let told = told.as_deref().map(event_monitor::parse).transpose();
+    let told = told.map_err(Failure::usage)?;
     let mut loans = Loans::choose(&mut requested)?;
     give(&mut spec, requested).map_err(Failure::usage)?;
     let managed = loans.addresses();
     // What can be known to be wrong is told before a device leaves its driver.
     check_host(&spec, &managed)?;
+    let events = event_monitor::open(told, start).map_err(Failure::usage)?;
     let api = api::serve(api_socket.as_deref(), name.as_deref())?;
     let set_up = |error: MachineError| Failure::host(error.problem());
     let mut signals = None;
@@ -133,13 +148,20 @@ pub(super) fn run(mut arguments: Arguments, start: Instant) -> Result<ExitCode, 
         None => RunSignals::catch().map_err(set_up)?,
     };
     let custodian = Arc::clone(&bound) as Arc<dyn Custodian>;
-    let outcome = run_machine(machine, signals, api.clone(), custodian).map_err(set_up)?;
+    let served = Surroundings {
+        api: api.clone(),
+        events: events.clone(),
+        custodian,
+    };
+    let outcome = run_machine(machine, signals, served).map_err(set_up)?;
     drop(bound);
     tell(&outcome);
     let code = exit_code(&outcome);
     if let Some(api) = api {
         api.end(&json!({ "exit_code": code }));
     }
+    // A reader that is slow keeps no client of the API waiting.
+    events.end(&Event::shutdown(&outcome, code));
     Ok(code.into())
 }
 
@@ -179,6 +201,7 @@ fn exit_code(outcome: &Outcome) -> u8 {
         Outcome::Stopped => Exit::Stopped as u8,
         Outcome::Crashed(_) => Exit::GuestCrash as u8,
         Outcome::DeviceFailed(_) => Exit::DeviceFailure as u8,
+        Outcome::Panicked => Exit::GuestPanic as u8,
         Outcome::MemoryFailed(_) | Outcome::HostFailed(_) => Exit::HostFailure as u8,
     }
 }
@@ -191,6 +214,7 @@ fn tell(outcome: &Outcome) {
         Outcome::DeviceFailed(problem) | Outcome::MemoryFailed(problem) => {
             eprintln!("ferry: {problem}");
         }
+        Outcome::Panicked => eprintln!("ferry: the guest's kernel panicked"),
         Outcome::HostFailed(detail) => eprintln!("ferry: the guest was stopped: {detail}"),
     }
 }
@@ -222,6 +246,7 @@ impl Arguments {
             serial: serial(&self.serial)?,
             stats: self.stats.as_deref().map(stats).transpose()?,
             no_reboot: self.no_reboot,
+            on_panic: on_panic(&self.on_panic)?,
             stop_timeout: stop_timeout(&self.stop_timeout)?,
         })
     }
@@ -260,6 +285,23 @@ fn stop_timeout(text: &str) -> Result<Duration, Problem> {
                 "give a number, e.g. --stop-timeout 60, or 0 to stop at once",
             )
         })
+}
+
+fn on_panic(text: &str) -> Result<PanicPolicy, Problem> {
+    const WORDS: [&str; 3] = ["stop", "reboot", "report"];
+    match text {
+        "stop" => Ok(PanicPolicy::Stop),
+        "reboot" => Ok(PanicPolicy::Reboot),
+        "report" => Ok(PanicPolicy::Report),
+        _ => Err(Problem::new(
+            format!("--on-panic {} is not understood", shown(text)),
+            "it is none of stop, reboot, report",
+            nearest(text, &WORDS).map_or_else(
+                || "write --on-panic stop, reboot or report, or leave it out".to_owned(),
+                |known| format!("did you mean '{known}'?"),
+            ),
+        )),
+    }
 }
 
 fn peer_to_peer(text: &str) -> Result<bool, Problem> {
@@ -328,7 +370,7 @@ fn stats(text: &str) -> Result<StatsSpec, Problem> {
 
 /// A path that can't be written is found out now: before a device is opened, and not when the guest
 /// has run for a day. `asked` is what has to be writable for it.
-fn writable(option: &str, text: &str, path: &Path, asked: &Path) -> Result<(), Problem> {
+pub(super) fn writable(option: &str, text: &str, path: &Path, asked: &Path) -> Result<(), Problem> {
     let problem = |why: String| {
         Problem::new(
             format!("{option} {} can't be written", shown(text)),
@@ -348,7 +390,7 @@ fn writable(option: &str, text: &str, path: &Path, asked: &Path) -> Result<(), P
     })
 }
 
-fn folder(path: &Path) -> &Path {
+pub(super) fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -181,6 +181,7 @@ mod tests {
             serial: SerialSpec::Absent,
             stats: None,
             no_reboot: false,
+            on_panic: Default::default(),
             stop_timeout: Default::default(),
         };
         // An IOMMU of 39 bits under a CPU of 46.

@@ -98,7 +98,7 @@ impl Machine {
         let routing = GsiRouting::new(Arc::clone(&vm))?;
         let mailbox = Arc::new(Mailbox::new().map_err(process("eventfd"))?);
         let buses = Arc::new(Buses::default());
-        let console = platform::attach(&buses, &routing, &mailbox, &spec.serial)?;
+        let console = platform::attach(&buses, &routing, &mailbox, &spec)?;
         let (ram, memory, slots) = guest_memory(&spec, &addresses, &vm)?;
         let mut preparation = (!spec.devices.is_empty())
             .then(|| Preparation::start(&ram, &memory, &mailbox))

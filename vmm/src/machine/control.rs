@@ -2,9 +2,11 @@
 
 mod arrivals;
 mod commands;
+mod crash;
 mod departures;
 mod source;
 mod termination;
+mod told;
 mod triggers;
 
 use self::arrivals::Arrivals;
@@ -22,6 +24,7 @@ use super::signals::{Caught, RunSignals};
 use super::vcpu_loop::VcpuThread;
 use super::{MachineError, Outcome, platform, process, report};
 use crate::api::Server;
+use crate::events::{EventMonitor, RebootReason};
 use crate::spec::DeviceSpec;
 use crate::stats::Departure;
 use devices::machine::MachineEvent;
@@ -31,23 +34,30 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 
-/// Runs the guest until it ends, or one of `signals` stops it: a signal that came before this, too. Carries out what the clients
-/// of `api` ask for. `custodian` has the devices between their drivers and the guest.
+/// Who has to do with a machine from outside.
+pub struct Surroundings {
+    /// Where clients ask for something.
+    pub api: Option<Arc<Server>>,
+    /// Where it is told what happens, but for the end.
+    pub events: EventMonitor,
+    /// Who has devices between their drivers and the guest.
+    pub custodian: Arc<dyn Custodian>,
+}
+
+/// Runs the guest until it ends, or one of `signals` stops it: a signal that came before this, too.
 ///
 /// # Errors
 /// [`MachineError`] when the host can't start the machine.
 pub fn run(
     machine: Machine,
     signals: RunSignals,
-    api: Option<Arc<Server>>,
-    custodian: Arc<dyn Custodian>,
+    surroundings: Surroundings,
 ) -> Result<Outcome, MachineError> {
     let mut manager = EventManager::new()
         .map_err(|error| process("epoll")(io::Error::other(error.to_string())))?;
-    let id = manager.add_subscriber(Control::new(machine, signals, api, custodian)?);
+    let id = manager.add_subscriber(Control::new(machine, signals, surroundings)?);
     let mut failed = None;
     while failed.is_none() {
         failed = manager.run().err();
@@ -86,6 +96,7 @@ struct Control {
     /// Runs until the next deadline of `departures` and `termination`.
     timer: TimerFd,
     api: Option<Arc<Server>>,
+    events: EventMonitor,
     /// Since when no vCPU runs, if that is what the user wants.
     paused: Option<Option<Paused>>,
     termination: Option<Termination>,
@@ -96,9 +107,13 @@ impl Control {
     fn new(
         mut machine: Machine,
         signals: RunSignals,
-        api: Option<Arc<Server>>,
-        custodian: Arc<dyn Custodian>,
+        surroundings: Surroundings,
     ) -> Result<Self, MachineError> {
+        let Surroundings {
+            api,
+            events,
+            custodian,
+        } = surroundings;
         let assigned = machine.assigned.as_ref();
         let triggers = Triggers::of(assigned.map_or(&[], |all| &all.devices))?;
         let arrivals = Arrivals::new(platform::eventfd()?);
@@ -119,6 +134,7 @@ impl Control {
             departures: Departures::default(),
             timer,
             api,
+            events,
             paused: None,
             termination: None,
             ended: None,
@@ -135,6 +151,7 @@ impl Control {
         let joined: Vec<_> = self.threads.drain(..).map(VcpuThread::join).collect();
         let all = joined.iter().all(Option::is_some);
         self.machine.vcpus.extend(joined.into_iter().flatten());
+        self.hear_notices();
         all
     }
 
@@ -147,18 +164,22 @@ impl Control {
         let no_reboot = self.machine.spec.no_reboot;
         let outcome = match cause {
             StopCause::Device(MachineEvent::PowerOff) => Outcome::PoweredOff,
+            StopCause::Device(MachineEvent::Panicked) => match self.panicked() {
+                Some(outcome) => outcome,
+                None => return self.boot_again(RebootReason::Panic, ops),
+            },
             StopCause::Device(MachineEvent::DebugExit { value }) => Outcome::GuestStatus(value),
             StopCause::Device(MachineEvent::Reset(_)) if no_reboot => Outcome::Reset,
             StopCause::TripleFault { vcpu } if no_reboot => {
                 Outcome::Crashed(format!("triple fault on vCPU {vcpu}"))
             }
             StopCause::Device(MachineEvent::Reset(source)) => {
-                return self.boot_again(&format!("reset through {source:?}"), ops);
+                return self.boot_again(source.into(), ops);
             }
             StopCause::TripleFault { vcpu } => {
                 // Some kernels reboot this way on purpose; mostly it is a crash that nothing else tells of.
                 log::warn!("triple fault on vCPU {vcpu}");
-                return self.boot_again("triple fault", ops);
+                return self.boot_again(RebootReason::TripleFault, ops);
             }
             StopCause::Crash { vcpu, detail } => Outcome::Crashed(format!("vCPU {vcpu}: {detail}")),
             StopCause::Host { vcpu, detail } => {
@@ -170,8 +191,9 @@ impl Control {
         self.ended = Some(outcome);
     }
 
-    fn boot_again(&mut self, why: &str, ops: &mut EventOps<'_>) {
+    fn boot_again(&mut self, why: RebootReason, ops: &mut EventOps<'_>) {
         log::info!("booting the guest again: {why}");
+        self.tell_reboot(why);
         self.paused = None;
         self.leave_at_reboot(ops);
         let started = self.machine.reset().and_then(|()| self.machine.start());
@@ -201,6 +223,8 @@ impl Control {
             .flat_map(|all| &mut all.devices);
         if let Some(assigned) = devices.find(|assigned| assigned.spec.guest == guest) {
             assigned.errors += 1;
+            let errors = assigned.errors;
+            self.tell_error(&spec, errors);
         }
         match respond(&spec) {
             ErrorResponse::Stop(problem) => {
@@ -266,6 +290,7 @@ impl Control {
     fn handle(&mut self, source: Source, ops: &mut EventOps<'_>, event: Events) {
         match source {
             Source::Mailbox => {
+                self.hear_notices();
                 if let Some(cause) = self.machine.context.mailbox.take() {
                     self.stopped(cause, ops);
                 }
@@ -293,6 +318,7 @@ impl Control {
             Source::Overdue => self.overdue(ops),
             Source::Arrived => self.arrived(ops),
             Source::Api => self.serve_api(ops),
+            Source::EventReader => self.events.go_on(),
             Source::DeviceError(guest) => self.device_failed(guest, ops),
             Source::DeviceRequest(guest) => self.device_wanted(guest, ops),
         }
@@ -318,6 +344,7 @@ impl Control {
 
 impl MutEventSubscriber for Control {
     fn init(&mut self, ops: &mut EventOps<'_>) {
+        self.tell_start();
         let mailbox = &self.machine.context.mailbox;
         let mut sources = vec![
             (mailbox.notified().as_raw_fd(), Source::Mailbox),
@@ -335,12 +362,16 @@ impl MutEventSubscriber for Control {
         if let Some(api) = &self.api {
             sources.push((api.notified().as_raw_fd(), Source::Api));
         }
+        let reader = self.events.descriptor();
+        sources.extend(reader.map(|fd| (fd, Source::EventReader)));
         self.triggers.listen(ops);
         for (fd, source) in sources {
-            let events = Events::with_data_raw(fd, source.tag(), EventSet::IN);
+            let events = Events::with_data_raw(fd, source.tag(), source.wakes_at());
             match ops.add(events) {
                 // A regular file as standard input can't be (EPERM).
                 Err(error) if source == Source::Input => log::debug!("no console input: {error}"),
+                // Nor one that events are written to.
+                Err(error) if source == Source::EventReader => log::debug!("events: {error}"),
                 Err(error) => log::error!("{source:?} can't be waited for: {error}"),
                 Ok(()) => {}
             }

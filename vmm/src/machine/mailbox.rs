@@ -1,7 +1,7 @@
 //! How vCPU threads tell the control thread that the guest can't go on as before.
 
 use devices::host::Problem;
-use devices::machine::{MachineControl, MachineEvent};
+use devices::machine::{MachineControl, MachineEvent, Notice};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -40,9 +40,19 @@ pub enum StopCause {
 /// Holds the first cause until the control thread takes it.
 pub(super) struct Mailbox {
     cause: Mutex<Option<StopCause>>,
+    notices: Mutex<Notices>,
     /// True from the first cause until the vCPUs are started again.
     stopping: AtomicBool,
     notified: EventFd,
+}
+
+/// What the guest tells of itself: each notice once a boot, so that a guest can't fill logs with it.
+#[derive(Default)]
+struct Notices {
+    /// Those not taken yet, in their order.
+    waiting: Vec<Notice>,
+    /// Those of this boot.
+    told: Vec<Notice>,
 }
 
 impl Mailbox {
@@ -53,12 +63,13 @@ impl Mailbox {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             cause: Mutex::new(None),
+            notices: Mutex::default(),
             stopping: AtomicBool::new(false),
             notified: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
         })
     }
 
-    /// Becomes readable when a cause is there.
+    /// Becomes readable when a cause or a notice is there.
     #[must_use]
     pub(super) fn notified(&self) -> &EventFd {
         &self.notified
@@ -95,6 +106,12 @@ impl Mailbox {
         cause.take()
     }
 
+    /// Takes the notices out. Those that were told before a cause are there when that is.
+    pub(super) fn take_notices(&self) -> Vec<Notice> {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut notices.waiting)
+    }
+
     /// Lets vCPUs enter the guest again that were held: a cause that came meanwhile keeps them out.
     pub(super) fn resume(&self) {
         let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,6 +122,9 @@ impl Mailbox {
     /// taken is of the boot that ended, and must not end the next.
     pub(super) fn release(&self) {
         let _ = self.take();
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        notices.told.clear();
+        drop(notices);
         self.stopping.store(false, Ordering::Release);
     }
 }
@@ -113,11 +133,25 @@ impl MachineControl for Mailbox {
     fn notify(&self, event: MachineEvent) {
         self.post(StopCause::Device(event));
     }
+
+    fn tell(&self, notice: Notice) {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        if notices.told.contains(&notice) {
+            return;
+        }
+        notices.told.push(notice);
+        notices.waiting.push(notice);
+        drop(notices);
+        if let Err(error) = self.notified.write(1) {
+            log::error!("the control thread can't be told of {notice:?}: {error}");
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use devices::machine::ResetSource;
 
     #[test]
     fn first_cause_wins() {
@@ -127,6 +161,33 @@ mod tests {
         assert!(mailbox.stopping());
         assert_eq!(mailbox.take(), Some(StopCause::TripleFault { vcpu: 1 }));
         assert_eq!(mailbox.take(), None);
+    }
+
+    #[test]
+    fn a_panic_wins_over_the_reset_that_follows_it() {
+        let mailbox = Mailbox::new().unwrap();
+        mailbox.notify(MachineEvent::Panicked);
+        mailbox.notify(MachineEvent::Reset(ResetSource::Acpi));
+        let panicked = StopCause::Device(MachineEvent::Panicked);
+        assert_eq!(mailbox.take(), Some(panicked));
+    }
+
+    #[test]
+    fn a_notice_stops_nobody_and_is_told_once_a_boot() {
+        let mailbox = Mailbox::new().unwrap();
+        for notice in [Notice::CrashLoaded, Notice::Panicked, Notice::CrashLoaded] {
+            mailbox.tell(notice);
+        }
+        assert!(!mailbox.stopping());
+        assert!(mailbox.notified().read().is_ok());
+        let told = [Notice::CrashLoaded, Notice::Panicked];
+        assert_eq!(mailbox.take_notices(), told);
+        mailbox.tell(Notice::CrashLoaded);
+        assert!(mailbox.take_notices().is_empty());
+        assert_eq!(mailbox.take(), None);
+        mailbox.release();
+        mailbox.tell(Notice::CrashLoaded);
+        assert_eq!(mailbox.take_notices(), [Notice::CrashLoaded]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod vcpu_loop;
 
 pub use bars::NoRoom;
 pub use builder::Machine;
-pub use control::run;
+pub use control::{Surroundings, run};
 pub use custody::Custodian;
 pub use kernel::{ImageFile, Kernel, KernelError};
 pub use mailbox::StopCause;
@@ -184,6 +184,8 @@ pub enum Outcome {
     /// The guest crashed: a triple fault that was not to be booted again, or a state that KVM can't
     /// run.
     Crashed(String),
+    /// The guest's kernel panicked, and told of it.
+    Panicked,
     /// The host failed while the guest ran.
     HostFailed(String),
     /// Guest RAM could not be made reachable for the devices.

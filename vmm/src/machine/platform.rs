@@ -4,18 +4,18 @@ use super::buses::{Buses, Space};
 use super::mailbox::Mailbox;
 use super::{MachineError, process};
 use crate::kvm::GsiRouting;
-use crate::spec::SerialSpec;
+use crate::spec::{MachineSpec, PanicPolicy, SerialSpec};
 use arch::x86_64::layout;
 use devices::acpi::{AcpiPower, S5_SLEEP_TYPE};
 use devices::bus::BusDevice;
-use devices::legacy::{DebugExit, I8042, Rtc, Serial, SystemClock};
+use devices::legacy::{DebugExit, I8042, PvPanic, Rtc, Serial, SystemClock};
 use devices::machine::MachineControl;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-// What the ACPI tables say of the power registers is what the device does.
+// What the ACPI tables say of the registers is what the devices do.
 const _: () = {
     assert!(
         (layout::ACPI_RESET_PORT - layout::ACPI_POWER_PORT) as u64 == AcpiPower::RESET_OFFSET
@@ -25,6 +25,7 @@ const _: () = {
                 == AcpiPower::SLEEP_STATUS_OFFSET
             && layout::ACPI_RESET_VALUE == AcpiPower::RESET_VALUE
             && layout::ACPI_SLEEP_TYPE_S5 == S5_SLEEP_TYPE
+            && layout::PVPANIC_PORTS as u64 == PvPanic::LEN
     );
 };
 
@@ -44,7 +45,7 @@ pub(super) fn attach(
     buses: &Buses,
     routing: &GsiRouting,
     mailbox: &Arc<Mailbox>,
-    serial: &SerialSpec,
+    spec: &MachineSpec,
 ) -> Result<Option<Console>, MachineError> {
     let control = || Arc::clone(mailbox) as Arc<dyn MachineControl>;
     let port = |base: u16, len: u64, name, device: Arc<dyn BusDevice>| {
@@ -68,9 +69,16 @@ pub(super) fn attach(
         "acpi power",
         Arc::new(AcpiPower::new(control())),
     )?;
+    let panic_ends = spec.on_panic != PanicPolicy::Report;
+    port(
+        layout::PVPANIC_PORT,
+        PvPanic::LEN,
+        "pvpanic",
+        Arc::new(PvPanic::new(control(), panic_ends)),
+    )?;
     let rtc = Arc::new(Rtc::new(Box::new(SystemClock)));
     port(layout::RTC_PORT, Rtc::LEN, "rtc", rtc)?;
-    let Some(output) = output(serial)? else {
+    let Some(output) = output(&spec.serial)? else {
         return Ok(None);
     };
     let interrupt = eventfd()?;

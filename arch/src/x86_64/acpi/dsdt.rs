@@ -37,6 +37,7 @@ pub(super) fn dsdt(platform: &PlatformDescription) -> Result<Sdt, AcpiError> {
         &GenericEventDevice,
         &Motherboard,
         &RealTimeClock,
+        &PanicPort,
     ];
     if platform.serial {
         devices.push(&SerialPort);
@@ -94,6 +95,26 @@ impl Aml for RealTimeClock {
             vec![
                 &Name::new("_HID".into(), &EISAName::new("PNP0B00")),
                 &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&registers])),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// The port by which a guest tells of its panic, under the name that drivers know (QEMU, docs/specs/pvpanic.rst).
+struct PanicPort;
+
+impl Aml for PanicPort {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let port = ports(layout::PVPANIC_PORT, layout::PVPANIC_PORTS);
+        // Present, enabled and working, and nothing that a user interface would show.
+        let status = 0b1011u8;
+        Device::new(
+            "PEVT".into(),
+            vec![
+                &Name::new("_HID".into(), &"QEMU0001"),
+                &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&port])),
+                &Name::new("_STA".into(), &status),
             ],
         )
         .to_aml_bytes(sink);

@@ -314,6 +314,16 @@ fn serial_port_is_described_only_if_it_exists() {
 }
 
 #[test]
+fn panic_port_is_described_as_drivers_look_for_it() {
+    let dsdt = dsdt(&platform(1));
+    let name = b"\x08_HID\x0DQEMU0001\0";
+    let start = dsdt.windows(name.len()).position(|at| at == name);
+    // _CRS, a buffer of ten bytes: one I/O port, 16 bits decoded, from 505 to 505, aligned to 1; the end tag.
+    let resources = b"\x08_CRS\x11\x0D\x0A\x0A\x47\x01\x05\x05\x05\x05\x01\x01\x79";
+    assert!(dsdt[start.unwrap() + name.len()..].starts_with(resources));
+}
+
+#[test]
 fn keyboard_controller_is_not_described() {
     // EISA ids PNP0303 and PNP0F13.
     let dsdt = dsdt(&platform(1));

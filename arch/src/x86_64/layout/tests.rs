@@ -47,6 +47,7 @@ fn io_ports_are_disjoint() {
         (RTC_PORT.into(), RTC_PORTS.into()),
         (DEBUG_EXIT_PORT.into(), 1),
         (COM1_PORT.into(), COM1_PORTS.into()),
+        (PVPANIC_PORT.into(), PVPANIC_PORTS.into()),
         (ACPI_POWER_PORT.into(), ACPI_POWER_PORTS.into()),
         (PCI_CONFIG_ADDRESS_PORT.into(), PCI_CONFIG_PORTS.into()),
         (PCI_WINDOW_IO_BASE.into(), PCI_WINDOW_IO_LEN.into()),

@@ -3,6 +3,7 @@
 use super::Control;
 use super::triggers::Triggers;
 use crate::api::{Answer, Done, NewDevice, Refusal, RefusalKind, Reply};
+use crate::events::Origin;
 use crate::machine::arrival::{Arrival, Prepared, refusal};
 use crate::machine::{MachineError, process};
 use crate::spec::{DeviceSpec, PlacementError, Present, place_beside};
@@ -149,6 +150,7 @@ impl Control {
         self.triggers.join(triggers, ops);
         for spec in specs {
             log::info!("{} is in the guest at {}", spec.host, spec.guest);
+            self.tell_added(spec, Origin::Api);
         }
         let mut added = specs.iter().map(|spec| Added {
             id: spec.id.clone(),

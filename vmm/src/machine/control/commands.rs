@@ -2,6 +2,7 @@
 
 use super::{Control, Outcome};
 use crate::api::{Answer, Call, Command, Done, Ping, Refusal, RefusalKind, Reply, State, VmInfo};
+use crate::events::RebootReason;
 use crate::machine::builder::chain;
 use crate::machine::mailbox::StopCause;
 use crate::machine::report;
@@ -113,7 +114,7 @@ impl Control {
             self.ended = Some(Outcome::HostFailed("a vCPU thread panicked".to_owned()));
             return Err(ended());
         }
-        self.boot_again("asked for through the API", ops);
+        self.boot_again(RebootReason::Api, ops);
         match self.ended {
             Some(_) => Err(ended()),
             None => Ok(Done::Silently),

@@ -3,6 +3,7 @@
 
 use super::Control;
 use crate::api::{Answer, Done, Refusal, RefusalKind, RemovalRequest, Reply};
+use crate::events::EjectReason;
 use crate::machine::removal::Removals;
 use crate::spec::DeviceSpec;
 use crate::stats::{Departure, RemovedReport};
@@ -110,6 +111,7 @@ impl Control {
         self.triggers.take_request(guest);
         let Some(spec) = self.spec(guest) else { return };
         let slot = guest.device();
+        self.tell_request(&spec);
         let patience = self.patience(slot);
         if patience.is_zero() {
             log::warn!("{} is wanted back by the host", spec.host);
@@ -121,6 +123,7 @@ impl Control {
                 spec.host,
                 patience.as_secs()
             );
+            self.tell_eject_request(slot, EjectReason::Host);
         }
         let removals = &mut self.departures.removals;
         removals.ask(slot, Instant::now(), patience);
@@ -174,6 +177,7 @@ impl Control {
             }
         }
         log::info!("{id} is to leave the guest");
+        self.tell_eject_request(slot, EjectReason::Api);
         self.departures.wanted.add(slot);
         self.machine.hotplug.request_eject(slot);
         self.set_timer();
@@ -217,6 +221,7 @@ impl Control {
         self.triggers.leave(slot, ops);
         let left = self.machine.give_back(slot);
         for (spec, errors) in &left {
+            self.tell_removed(spec, *errors, how);
             tell(spec, how, asked);
             self.machine.removed.push(RemovedReport {
                 id: spec.id.clone(),

@@ -1,6 +1,7 @@
 //! What wakes the control thread.
 
 use devices::pci::GuestBdf;
+use vmm_sys_util::epoll::EventSet;
 
 /// What an event is about; the tag given to epoll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) enum Source {
     Arrived,
     /// A client of the API wants something.
     Api,
+    /// Who reads events has read on.
+    EventReader,
     /// A device's error interrupt.
     DeviceError(GuestBdf),
     /// The host wants a device back.
@@ -42,8 +45,18 @@ impl Source {
             Self::Api => 7,
             Self::TerminateSignal => 8,
             Self::Arrived => 9,
+            Self::EventReader => 10,
             Self::DeviceError(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()),
             Self::DeviceRequest(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()) + 1,
+        }
+    }
+
+    /// What of its descriptor wakes the control thread.
+    pub(super) fn wakes_at(self) -> EventSet {
+        match self {
+            // Each time that there is room again, and not as long as there is.
+            Self::EventReader => EventSet::OUT | EventSet::EDGE_TRIGGERED,
+            _ => EventSet::IN,
         }
     }
 
@@ -60,6 +73,7 @@ impl Source {
             Self::Api,
             Self::TerminateSignal,
             Self::Arrived,
+            Self::EventReader,
         ];
         let Some(of_device) = tag.checked_sub(FIRST_DEVICE_TAG) else {
             return fixed.into_iter().find(|source| source.tag() == tag);
