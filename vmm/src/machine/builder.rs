@@ -9,6 +9,7 @@ use super::mailbox::Mailbox;
 use super::pci_host::{PciHost, Windows};
 use super::platform::{self, Console};
 use super::preparation::{DmaReadiness, Preparation};
+use super::report::KvmStatistics;
 use super::vcpu_loop::{VcpuContext, VcpuThread};
 use super::{MachineError, bars, bus_reset, process};
 use crate::kvm::{GsiRouting, Hypervisor, IrqchipState, MemorySlots, Vcpu, Vm};
@@ -35,6 +36,7 @@ use std::time::Instant;
 pub struct Machine {
     pub(super) vcpus: Vec<Vcpu>,
     pub(super) counters: Vec<Arc<ExitCounters>>,
+    pub(super) statistics: KvmStatistics,
     pub(super) context: Arc<VcpuContext>,
     pub(super) console: Option<Console>,
     pub(super) pci: Arc<PciHost>,
@@ -119,6 +121,7 @@ impl Machine {
         let vcpus = vcpus(&hypervisor, &vm, &spec, &supported)?;
         let mut machine = Self {
             counters: vcpus.iter().map(|_| Arc::default()).collect(),
+            statistics: KvmStatistics::new(&vm, &vcpus),
             vcpus,
             context: Arc::new(VcpuContext {
                 buses,
