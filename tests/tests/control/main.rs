@@ -5,6 +5,7 @@
     reason = "outside of test functions, too, a fact that is missing fails the test"
 )]
 
+mod counters;
 mod hostile;
 mod life;
 mod power;
