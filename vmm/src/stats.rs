@@ -293,4 +293,4 @@ pub fn peak_rss_without_guest_ram() -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -108,7 +108,7 @@ fn run(vcpu: &mut Vcpu, context: &VcpuContext, counters: &ExitCounters) {
                 None
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                counters.other("not runnable");
+                counters.other("start");
                 None
             }
             Err(error) => {

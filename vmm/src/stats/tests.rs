@@ -4,7 +4,8 @@ use super::*;
 use serde_json::json;
 use std::sync::Arc;
 
-fn report(kvm: bool) -> Report {
+/// Figures with something in each place, with KVM's own statistics or without.
+pub(crate) fn report(kvm: bool) -> Report {
     let counters = Arc::new(ExitCounters::default());
     counters.access(Access::PortWrite, 0x3f8);
     counters.access(Access::PortWrite, 0x3f8);
@@ -37,7 +38,13 @@ fn report(kvm: bool) -> Report {
             dma,
             bar_traps: vec![trap("0xc", 1, 2), trap("others", 0, 3)],
         }],
-        removed: Vec::new(),
+        removed: vec![RemovedReport {
+            id: "disk0".to_owned(),
+            host: "0000:03:00.0".to_owned(),
+            guest: "0000:00:02.0".to_owned(),
+            errors: 1,
+            how: Departure::Ejected,
+        }],
         kvm: KvmReport {
             memslots: 3,
             gsis: 2,
