@@ -9,6 +9,7 @@ mod counters;
 mod hostile;
 mod life;
 mod power;
+mod screen;
 mod socket;
 
 use tests::site::Kernel;
