@@ -23,6 +23,7 @@ pub mod cache;
 pub mod cli;
 pub mod debian;
 pub mod demo;
+pub mod dist;
 mod emulator;
 pub mod ferry_process;
 pub mod image;

@@ -1,10 +1,14 @@
 //! A pseudo-terminal with a user at it.
 
+use crate::Transcript;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, tcgetattr};
+use rustix::termios::{
+    ControlModes, InputModes, LocalModes, OutputModes, Winsize, tcgetattr, tcsetwinsize,
+};
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
 
 /// A terminal, for a program's standard input.
 #[derive(Debug)]
@@ -75,6 +79,46 @@ impl Terminal {
                 local: termios.local_modes,
             },
             Err(error) => panic!("the terminal's modes: {error}"),
+        }
+    }
+
+    /// Makes it so large.
+    ///
+    /// # Panics
+    /// When it can't be.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let resized = tcsetwinsize(&self.program, size);
+        assert_eq!(resized, Ok(()), "the terminal keeps its size");
+    }
+
+    /// Starts a program with the terminal as its standard input and output.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    #[must_use]
+    pub fn start(&self, command: &mut Command) -> Child {
+        let command = command.stdin(self.user_end()).stdout(self.user_end());
+        match command.spawn() {
+            Ok(child) => child,
+            Err(error) => panic!("{command:?} can't be started: {error}"),
+        }
+    }
+
+    /// What programs write to it.
+    ///
+    /// # Panics
+    /// When it can't be read.
+    #[must_use]
+    pub fn written(&self) -> Transcript {
+        match self.user.try_clone() {
+            Ok(user) => Transcript::of(File::from(user)),
+            Err(error) => panic!("the terminal can't be read: {error}"),
         }
     }
 

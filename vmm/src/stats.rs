@@ -1,9 +1,14 @@
 //! Figures: how long start-up took, what left the guest, what it cost.
 
+mod exits;
+
+pub use exits::{Access, ExitCounters, VcpuReport, vcpu_reports};
+
+use crate::kvm::Statistics;
+use devices::vfio::{BarTraps, MappedRam, TrapCounts};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Wall time of each start-up phase, in microseconds. Phases overlap where they can.
@@ -33,96 +38,6 @@ pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Which kind of access left the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Access {
-    /// `in`.
-    PortRead,
-    /// `out`.
-    PortWrite,
-    /// A load from an address without memory.
-    MmioRead,
-    /// A store to an address without memory.
-    MmioWrite,
-}
-
-impl Access {
-    fn name(self) -> &'static str {
-        match self {
-            Self::PortRead => "port_read",
-            Self::PortWrite => "port_write",
-            Self::MmioRead => "mmio_read",
-            Self::MmioWrite => "mmio_write",
-        }
-    }
-}
-
-/// The `KVM_RUN` returns of one vCPU. Only its own thread writes, so the lock is never waited for on
-/// the guest's path.
-#[derive(Default)]
-pub struct ExitCounters {
-    counts: Mutex<ExitCounts>,
-}
-
-#[derive(Default)]
-struct ExitCounts {
-    accesses: BTreeMap<(Access, u64), u64>,
-    others: BTreeMap<&'static str, u64>,
-}
-
-impl ExitCounters {
-    /// Counts an access to the device whose range starts at `base` (or to `base` itself when no
-    /// device is there).
-    pub fn access(&self, access: Access, base: u64) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.accesses.entry((access, base)).or_default() += 1;
-    }
-
-    /// Counts another reason.
-    pub fn other(&self, reason: &'static str) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.others.entry(reason).or_default() += 1;
-    }
-
-    fn report(&self, vcpu: usize, names: &dyn Fn(Access, u64) -> String) -> VcpuReport {
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let accesses: Vec<_> = counts
-            .accesses
-            .iter()
-            .map(|((access, base), count)| AccessReport {
-                access: *access,
-                range: names(*access, *base),
-                count: *count,
-            })
-            .collect();
-        let others = counts.others.clone();
-        let total = accesses.iter().map(|a| a.count).sum::<u64>() + others.values().sum::<u64>();
-        VcpuReport {
-            vcpu,
-            exits: total,
-            accesses,
-            others,
-        }
-    }
-}
-
-/// Exits to user space of one vCPU.
-#[derive(Debug, Serialize)]
-pub struct VcpuReport {
-    vcpu: usize,
-    exits: u64,
-    accesses: Vec<AccessReport>,
-    others: BTreeMap<&'static str, u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct AccessReport {
-    access: Access,
-    range: String,
-    count: u64,
-}
-
 /// What is known of one assigned device.
 #[derive(Debug, Serialize)]
 pub struct DeviceReport {
@@ -139,7 +54,59 @@ pub struct DeviceReport {
     /// Interrupts since the device was opened, as the host counted them, by kind (`intx`, `msi`,
     /// `msix`) and vector.
     pub interrupts: BTreeMap<&'static str, BTreeMap<u16, u64>>,
+    /// What it reaches of guest RAM.
+    pub dma: DmaReport,
+    /// The guest's accesses to trapped parts of its BARs, in the order of BARs and offsets.
+    pub bar_traps: Vec<BarTrapReport>,
 }
+
+/// Guest RAM in an IOMMU context, which all assigned devices share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DmaReport {
+    /// Mappings that the kernel has now.
+    pub mappings: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
+impl DmaReport {
+    /// Of one context.
+    #[must_use]
+    pub fn of(MappedRam { mappings, bytes }: MappedRam) -> Self {
+        Self { mappings, bytes }
+    }
+}
+
+/// Accesses to one place in a BAR.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct BarTrapReport {
+    bar: String,
+    offset: String,
+    reads: u64,
+    writes: u64,
+}
+
+impl BarTrapReport {
+    /// Of all BARs of a device.
+    #[must_use]
+    pub fn all(traps: &BarTraps) -> Vec<Self> {
+        traps
+            .iter()
+            .map(|(place, TrapCounts { reads, writes })| Self {
+                bar: place.bar.to_string(),
+                offset: match place.offset {
+                    Some(offset) => format!("{offset:#x}"),
+                    None => OTHERS.to_owned(),
+                },
+                reads: *reads,
+                writes: *writes,
+            })
+            .collect()
+    }
+}
+
+/// The name of what is not counted on its own.
+const OTHERS: &str = "others";
 
 /// A device that has left the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -175,6 +142,9 @@ pub struct KvmReport {
     pub memslots: usize,
     /// GSIs of message-signalled interrupts.
     pub gsis: usize,
+    /// KVM's own statistics of the machine; none on kernels before 5.14.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Statistics>,
 }
 
 /// What memory costs.
@@ -207,6 +177,8 @@ pub struct Report {
     pub departures: u64,
     /// What KVM knows of.
     pub kvm: KvmReport,
+    /// What devices reach of guest RAM.
+    pub dma: DmaReport,
     /// Memory.
     pub memory: MemoryReport,
 }
@@ -215,44 +187,80 @@ pub struct Report {
 pub type Counters = BTreeMap<String, BTreeMap<String, u64>>;
 
 impl Report {
-    /// The figures that only grow, and how many things there are: a group a vCPU (`_vcpu0`), one a device, by its id, and
-    /// `_kvm`.
+    /// Numbers in two levels of names. A device's group is its id; the others are `_vcpu0` and so on, exits to Ferry,
+    /// `_kvm_vcpu0` and so on and `_kvm_vm`, KVM's own statistics, `_kvm`, what is taken up there, and `_dma`.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let mut counters = Counters::new();
-        let mut add = |group: &str, name: String, count: u64| {
-            let group = counters.entry(group.to_owned()).or_default();
-            *group.entry(name).or_default() += count;
-        };
         for vcpu in &self.vcpus {
-            let group = format!("_vcpu{}", vcpu.vcpu);
-            add(&group, "exits".to_owned(), vcpu.exits);
-            for AccessReport {
-                access,
-                range,
-                count,
-            } in &vcpu.accesses
-            {
-                add(&group, format!("{} {range}", access.name()), *count);
-            }
-            for (reason, count) in &vcpu.others {
-                add(&group, (*reason).to_owned(), *count);
-            }
+            let group = counters.entry(format!("_vcpu{}", vcpu.vcpu)).or_default();
+            group.extend(vcpu.counters());
         }
         for device in &self.devices {
-            add(&device.id, "errors".to_owned(), device.errors);
-            let armed = device.armed_vectors.len();
-            add(&device.id, "armed vectors".to_owned(), as_count(armed));
-            for (kind, vectors) in &device.interrupts {
-                for (vector, count) in vectors {
-                    add(&device.id, "interrupts".to_owned(), *count);
-                    add(&device.id, format!("{kind} {vector}"), *count);
-                }
+            let group = counters.entry(device.id.clone()).or_default();
+            group.extend(device.counters());
+        }
+        let statistics = |of: &Option<Statistics>| of.clone().unwrap_or_default();
+        let kvm_vcpus = self.vcpus.iter();
+        let kvm_vcpus = kvm_vcpus.map(|vcpu| (format!("_kvm_vcpu{}", vcpu.vcpu), &vcpu.kvm));
+        counters.extend(
+            kvm_vcpus
+                .chain([("_kvm_vm".to_owned(), &self.kvm.vm)])
+                .filter(|(_, of)| of.is_some())
+                .map(|(group, of)| (group, statistics(of))),
+        );
+        let mut add = |group: &str, all: &[(&str, u64)]| {
+            let all = all.iter().map(|(name, count)| ((*name).to_owned(), *count));
+            counters.entry(group.to_owned()).or_default().extend(all);
+        };
+        let (slots, gsis) = (as_count(self.kvm.memslots), as_count(self.kvm.gsis));
+        add(
+            "_kvm",
+            &[("memslots", slots), ("gsis", gsis), ("boots", self.boots)],
+        );
+        let DmaReport { mappings, bytes } = self.dma;
+        let peers = self.memory.peer_to_peer;
+        add(
+            "_dma",
+            &[
+                ("mappings", mappings),
+                ("bytes", bytes),
+                ("peer to peer bytes", peers),
+            ],
+        );
+        counters
+    }
+}
+
+impl DeviceReport {
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let mut counters = BTreeMap::new();
+        let mut add = |name: String, count: u64| *counters.entry(name).or_default() += count;
+        add("errors".to_owned(), self.errors);
+        add(
+            "armed vectors".to_owned(),
+            as_count(self.armed_vectors.len()),
+        );
+        add("dma mappings".to_owned(), self.dma.mappings);
+        add("dma bytes".to_owned(), self.dma.bytes);
+        for (kind, vectors) in &self.interrupts {
+            for (vector, count) in vectors {
+                add("interrupts".to_owned(), *count);
+                add(format!("{kind} {vector}"), *count);
             }
         }
-        add("_kvm", "memslots".to_owned(), as_count(self.kvm.memslots));
-        add("_kvm", "gsis".to_owned(), as_count(self.kvm.gsis));
-        add("_kvm", "boots".to_owned(), self.boots);
+        add("bar traps".to_owned(), 0);
+        for BarTrapReport {
+            bar,
+            offset,
+            reads,
+            writes,
+        } in &self.bar_traps
+        {
+            add("bar traps".to_owned(), reads + writes);
+            add(format!("{bar} {offset} reads"), *reads);
+            add(format!("{bar} {offset} writes"), *writes);
+        }
         counters
     }
 }
@@ -270,19 +278,6 @@ pub struct Stopwatch {
     pub startup: StartupTimes,
 }
 
-/// The vCPUs' part of a [`Report`].
-#[must_use]
-pub fn vcpu_reports(
-    counters: &[Arc<ExitCounters>],
-    names: &dyn Fn(Access, u64) -> String,
-) -> Vec<VcpuReport> {
-    counters
-        .iter()
-        .enumerate()
-        .map(|(vcpu, counters)| counters.report(vcpu, names))
-        .collect()
-}
-
 /// Peak resident size of this process less the shared memory it has now, in bytes: guest RAM is the
 /// only shared memory and is never given back while the guest lives.
 #[must_use]
@@ -298,3 +293,6 @@ pub fn peak_rss_without_guest_ram() -> u64 {
     };
     field("VmHWM:").saturating_sub(field("RssShmem:")) << 10
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -48,6 +48,9 @@ enum Turn {
     Later,
 }
 
+/// A column's name, and what of a visit is in it.
+type Column = (&'static str, fn(&Visit) -> f64);
+
 /// The visits of each side, in rounds.
 type Visits = BTreeMap<(Turn, Side), Vec<Visit>>;
 
@@ -239,7 +242,7 @@ impl Turn {
 }
 
 fn table(visits: &Visits) -> String {
-    let columns: [(&str, fn(&Visit) -> f64); 3] = [
+    let columns: [Column; 3] = [
         ("add to probe, ms", |visit| visit.probe),
         ("add to answer, ms", |visit| visit.added),
         ("remove to gone, ms", |visit| visit.removed),

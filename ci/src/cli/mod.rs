@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod dist;
 mod lab;
 mod lint;
 mod runner;
@@ -36,6 +37,7 @@ enum Chore {
     Demo(demo::DemoArgs),
     Lab(lab::LabArgs),
     Bench(bench::BenchArgs),
+    Dist(dist::DistArgs),
     Setup(setup::SetupArgs),
     Images(setup::ImagesArgs),
     #[command(hide = true)]
@@ -56,6 +58,7 @@ pub fn run() -> ExitCode {
         Chore::DemoStage(args) => demo::stage(args),
         Chore::Lab(args) => lab::run(args),
         Chore::Bench(args) => bench::run(&args),
+        Chore::Dist(args) => dist::run(&args),
         Chore::BenchStage(args) => bench::stage(args),
         Chore::Setup(args) => setup::run(&args),
         Chore::Images(args) => setup::images(&args),

@@ -59,10 +59,21 @@ pub struct VfioContext {
     shared: Arc<Shared>,
 }
 
+/// Guest RAM that devices reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MappedRam {
+    /// Mappings in the kernel.
+    pub mappings: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
 struct Shared {
     fd: Arc<OwnedFd>,
     observer: Option<Arc<dyn GroupObserver>>,
     state: Mutex<State>,
+    /// What of the state's mappings is live, for those who can't wait until large RAM is mapped.
+    mapped: Mutex<MappedRam>,
     /// None where devices are not to reach each other.
     ///
     /// Invariant: its lock is taken last.
@@ -120,6 +131,7 @@ impl VfioContext {
                     devices: 0,
                     mappings: BTreeMap::new(),
                 }),
+                mapped: Mutex::default(),
                 peers: peer_to_peer.then(|| PeerBars::new(Arc::new(kernel))),
             }),
         })
@@ -131,6 +143,12 @@ impl VfioContext {
     /// The errno of `VFIO_IOMMU_GET_INFO`; `EINVAL` without a device.
     pub fn limits(&self) -> io::Result<DmaLimits> {
         sys::iommu_info(self.shared.fd.as_fd())
+    }
+
+    /// Guest RAM that the kernel has mapped now. Does not wait for what is being mapped.
+    #[must_use]
+    pub fn mapped(&self) -> MappedRam {
+        *self.shared.mapped()
     }
 
     /// Bytes of BARs that are mapped for peer-to-peer DMA.
@@ -173,10 +191,30 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn mapped(&self) -> MutexGuard<'_, MappedRam> {
+        self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn map_in_kernel(&self, iova: u64, host: &HostRange) -> io::Result<()> {
+        sys::map_dma(self.fd.as_fd(), iova, host)?;
+        let mut mapped = self.mapped();
+        mapped.mappings += 1;
+        mapped.bytes += host.len() as u64;
+        Ok(())
+    }
+
+    fn unmap_in_kernel(&self, iova: u64, len: u64) -> io::Result<()> {
+        sys::unmap_dma(self.fd.as_fd(), iova, len)?;
+        let mut mapped = self.mapped();
+        mapped.mappings = mapped.mappings.saturating_sub(1);
+        mapped.bytes = mapped.bytes.saturating_sub(len);
+        Ok(())
+    }
+
     /// Gives the kernel what it doesn't have yet.
     fn map_all(&self, state: &mut State, sbdf: HostSbdf) -> Result<(), ContainerError> {
         for (&iova, mapping) in state.mappings.iter_mut().filter(|(_, m)| !m.live) {
-            let result = sys::map_dma(self.fd.as_fd(), iova, &mapping.host);
+            let result = self.map_in_kernel(iova, &mapping.host);
             mapping.live = result.is_ok();
             result.map_err(|source| ContainerError::Map {
                 sbdf,
@@ -199,7 +237,7 @@ impl Shared {
         for (&iova, mapping) in state.mappings.iter_mut().filter(|(_, m)| m.live) {
             mapping.live = false;
             let len = mapping.host.len() as u64;
-            if let Err(error) = sys::unmap_dma(self.fd.as_fd(), iova, len) {
+            if let Err(error) = self.unmap_in_kernel(iova, len) {
                 log::error!("DMA mapping {iova:#x}+{len:#x} could not be undone: {error}");
             }
         }
@@ -212,7 +250,7 @@ impl Shared {
         }
         let live = state.devices > 0;
         if live {
-            sys::map_dma(self.fd.as_fd(), iova.0, host)?;
+            self.map_in_kernel(iova.0, host)?;
         }
         let host = host.clone();
         state.mappings.insert(iova.0, Mapping { host, live });
@@ -227,7 +265,7 @@ impl Shared {
         }
         let live = state.mappings.remove(&iova.0).is_some_and(|m| m.live);
         if live {
-            sys::unmap_dma(self.fd.as_fd(), iova.0, len)?;
+            self.unmap_in_kernel(iova.0, len)?;
         }
         Ok(())
     }

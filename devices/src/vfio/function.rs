@@ -9,6 +9,7 @@ use super::reset::{self, AffectedFunction, ResetPlan};
 use super::rom::Rom;
 use super::state::{ConfigState, starts_bus_mastering};
 use super::sys::IrqAction;
+use super::traps::{BarTraps, TrapCounters};
 use crate::failures::Failures;
 use crate::host::DeviceInterrupt;
 use crate::interrupt::{IntxRouter, MsiRouter};
@@ -34,6 +35,7 @@ pub struct VfioPciDevice {
     bars: Vec<BarLayout>,
     rom: Option<Rom>,
     plan: PassthroughPlan,
+    traps: TrapCounters,
     failures: Arc<Failures>,
     host: Arc<dyn VfioHost>,
 }
@@ -119,6 +121,7 @@ impl VfioPciDevice {
             bars,
             rom: plan.rom.clone().map(Rom::new),
             plan,
+            traps: TrapCounters::default(),
             failures,
             host,
         }))
@@ -147,6 +150,12 @@ impl VfioPciDevice {
     #[must_use]
     pub fn interrupts(&self) -> Vec<DeviceInterrupt> {
         self.lock().interrupts.taken()
+    }
+
+    /// The guest's accesses to parts of BARs that are not mapped.
+    #[must_use]
+    pub fn bar_traps(&self) -> BarTraps {
+        self.traps.counts()
     }
 
     /// Has the host signal `trigger` when the device reports an uncorrectable error.
@@ -364,6 +373,7 @@ impl PciFunction for VfioPciDevice {
     }
 
     fn bar_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
+        self.traps.read(bar, offset);
         let place = self.structure(bar, offset);
         let Some(place) = place else {
             let read = match &self.rom {
@@ -385,6 +395,7 @@ impl PciFunction for VfioPciDevice {
     }
 
     fn bar_write(&self, bar: BarIndex, offset: u64, data: &[u8]) {
+        self.traps.write(bar, offset);
         if bar == BarIndex::ROM {
             return;
         }

@@ -24,9 +24,10 @@ mod sys;
 mod tests;
 #[cfg(test)]
 mod tests;
+mod traps;
 
 pub use bar::BarError;
-pub use container::{ContainerError, DmaLimits, VfioContext};
+pub use container::{ContainerError, DmaLimits, MappedRam, VfioContext};
 pub use function::VfioPciDevice;
 pub use group::{GroupError, GroupObserver};
 pub use passed::{PassedDescriptors, PassedGroup};
@@ -35,5 +36,7 @@ pub use probe::{IrqLine, MappableArea, OpenedDevice, Region, VfioError, VfioProb
 pub use reset::AffectedFunction;
 pub use rom::{RomChoice, RomImage, RomImageError};
 pub use saved::SavedProbeError;
+pub use traps::{BarTraps, TrapCounts, TrapPlace};
+
 #[cfg(fuzzing)]
 pub use tests::run_guest_program;

@@ -5,10 +5,12 @@
     reason = "outside of test functions, too, a fact that is missing fails the test"
 )]
 
+mod counters;
 mod events;
 mod hostile;
 mod life;
 mod power;
+mod screen;
 mod socket;
 
 use tests::site::Kernel;

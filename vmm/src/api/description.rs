@@ -142,7 +142,12 @@ fn answers_are_as_described() {
     is_described(&json!({"exit_code": 10}), "End");
     let refusal = Refusal::new(RefusalKind::Busy, Problem::new("a", "b", "c"));
     is_described(&serde_json::from_str(&refusal.body()).unwrap(), "Problems");
-    is_described(&json!({"_vcpu0": {"exits": 1}}), "Counters");
+    let report = crate::stats::tests::report(true);
+    is_described(
+        &serde_json::to_value(report.counters()).unwrap(),
+        "Counters",
+    );
+    is_described(&serde_json::to_value(report).unwrap(), "Stats");
     let devices = place(&[device_request("01:00.0", None)]).unwrap();
     let spec = MachineSpec {
         kernel: "/boot/vmlinuz".into(),

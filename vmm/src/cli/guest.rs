@@ -81,6 +81,13 @@ impl Target {
     pub(super) fn guest(&self) -> Result<Guest, Failure> {
         Guest::of(self.name.as_deref(), self.socket.as_deref())
     }
+
+    /// What the user calls it.
+    pub(super) fn label(&self) -> String {
+        let socket = self.socket.as_ref();
+        let of_socket = || socket.map(|path| path.display().to_string());
+        self.name.clone().or_else(of_socket).unwrap_or_default()
+    }
 }
 
 impl Guest {

@@ -7,6 +7,8 @@ mod check;
 mod descriptor;
 mod device;
 mod devices;
+#[cfg(any(test, feature = "dist"))]
+pub(crate) mod dist;
 mod event_monitor;
 mod guest;
 mod info;

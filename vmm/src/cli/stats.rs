@@ -5,6 +5,7 @@ mod frame;
 use super::guest::{Guest, Target};
 use super::{Exit, Failure};
 use devices::host::Problem;
+use frame::{Frame, Look};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{isatty, tcgetwinsize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
@@ -60,28 +61,28 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             "leave --watch out: ferry stats prints the figures once, as JSON",
         )],
     })?;
-    let watched = watch(&guest, screen, first);
+    let watched = watch(&guest, &arguments.target.label(), screen, first);
     watched.map(|()| ExitCode::SUCCESS)
 }
 
-fn look(guest: &Guest) -> Result<frame::Look, Failure> {
-    Ok(frame::Look {
+fn look(guest: &Guest) -> Result<Look, Failure> {
+    Ok(Look {
         at: Instant::now(),
         info: guest.get("vm.info")?,
         stats: guest.get("ferry.stats")?,
     })
 }
 
-fn watch(guest: &Guest, mut screen: Screen, first: frame::Look) -> Result<(), Failure> {
+fn watch(guest: &Guest, label: &str, mut screen: Screen, first: Look) -> Result<(), Failure> {
     let mut before = first;
-    screen.show(&frame::lines(None, &before));
+    screen.show(Frame::new(label, None, &before));
     loop {
         // The screen is left before a failure is told.
         if screen.wait(before.at + PERIOD) == Wish::Leave {
             return Ok(());
         }
         let now = look(guest)?;
-        screen.show(&frame::lines(Some(&before), &now));
+        screen.show(Frame::new(label, Some(&before), &now));
         before = now;
     }
 }
@@ -96,7 +97,7 @@ enum Wish {
 struct Screen {
     signals: UnixStream,
     resized: UnixStream,
-    shown: Vec<String>,
+    shown: Option<Frame>,
     /// Dropped after the first screen is back.
     _raw: Option<RawTerminal>,
 }
@@ -118,14 +119,14 @@ impl Screen {
         Ok(Self {
             signals,
             resized,
-            shown: Vec::new(),
+            shown: None,
             _raw: raw,
         })
     }
 
-    /// Shows as much of `lines` as there is room for.
-    fn show(&mut self, lines: &[String]) {
-        self.shown = lines.to_vec();
+    /// Shows as much of `frame` as there is room for.
+    fn show(&mut self, frame: Frame) {
+        self.shown = Some(frame);
         self.draw();
     }
 
@@ -136,7 +137,11 @@ impl Screen {
         // One that reports no size has room for something.
         let rows = usize::from(rows).max(1);
         let columns = usize::from(columns).max(1);
-        for (number, line) in self.shown.iter().take(rows).enumerate() {
+        let lines = self
+            .shown
+            .iter()
+            .flat_map(|frame| frame.lines(rows, columns));
+        for (number, line) in lines.enumerate() {
             text.push_str(if number == 0 { "" } else { "\r\n" });
             text.extend(line.chars().take(columns));
             text.push_str(CLEAR_LINE);

@@ -5,11 +5,13 @@
 
 mod routing;
 mod slots;
+mod statistics;
 mod sys;
 mod vcpu;
 mod vm;
 
 pub use routing::{GsiRouting, RoutingError};
 pub use slots::MemorySlots;
+pub use statistics::{Statistics, StatisticsFile};
 pub use vcpu::{CpuState, Vcpu, VcpuRunner, VcpuSetupError, block_kicks, kick_signal};
 pub use vm::{Hypervisor, IrqchipState, KvmError, Vm};

@@ -6,9 +6,11 @@ use kvm_bindings::{
     KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
+use std::fs::File;
 use std::io;
-use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
+use std::os::fd::{AsRawFd, FromRawFd};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_ref};
+use vmm_sys_util::{ioctl_io_nr, ioctl_iow_nr};
 
 /// `struct kvm_signal_mask` with room for the kernel's 64 signals.
 #[repr(C, packed)]
@@ -23,6 +25,7 @@ struct SignalMaskHeader {
     len: u32,
 }
 
+ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHeader);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
@@ -102,6 +105,17 @@ pub(super) fn move_tsc(vcpu: &VcpuFd, ticks: u64) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// The file that KVM keeps the statistics of a VM or a vCPU in.
+pub(super) fn statistics_file(of: &impl AsRawFd) -> io::Result<File> {
+    // SAFETY: KVM_GET_STATS_FD has no argument and touches no memory of this process.
+    let fd = unsafe { ioctl(of, KVM_GET_STATS_FD()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has made this descriptor for us, and nobody else has it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// An errno of kvm-ioctls as an [`io::Error`].

@@ -1,5 +1,6 @@
 //! A vCPU: its state at power-on, what a boot protocol sets, and entering the guest.
 
+use super::statistics::StatisticsFile;
 use super::sys::{self, from_errno};
 use super::vm::{KvmError, Vm, failed};
 use arch::x86_64::cpuid::{CpuIdentity, guest_cpuid};
@@ -128,6 +129,12 @@ impl Vcpu {
             Ok(())
         };
         write().map_err(|source| VcpuSetupError { index, source })
+    }
+
+    /// What KVM counts of this vCPU; `None` on kernels before 5.14.
+    #[must_use]
+    pub fn statistics(&self) -> Option<StatisticsFile> {
+        StatisticsFile::of(&self.fd)
     }
 
     /// Tells the guest's watchdog that time has passed in which the vCPU did not run.

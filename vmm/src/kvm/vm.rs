@@ -1,5 +1,6 @@
 //! `/dev/kvm` and one virtual machine.
 
+use super::statistics::StatisticsFile;
 use super::sys::from_errno;
 use devices::vfio::GroupObserver;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
@@ -145,6 +146,12 @@ impl Vm {
     /// How many memslots the machine may have.
     pub(super) fn slot_count(&self) -> u32 {
         u32::try_from(self.fd.check_extension_int(Cap::NrMemslots)).unwrap_or(32)
+    }
+
+    /// What KVM counts of the whole machine; `None` on kernels before 5.14.
+    #[must_use]
+    pub fn statistics(&self) -> Option<StatisticsFile> {
+        StatisticsFile::of(&self.fd)
     }
 
     /// KVM's VFIO device, which is told of each group that the machine uses: KVM then honours the

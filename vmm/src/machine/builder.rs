@@ -10,6 +10,7 @@ use super::pci_host::{PciHost, Windows};
 use super::platform::{self, Console};
 use super::preparation::{DmaReadiness, Preparation};
 use super::removal::Departed;
+use super::report::KvmStatistics;
 use super::vcpu_loop::{VcpuContext, VcpuThread};
 use super::{MachineError, bars, bus_reset, process};
 use crate::kvm::{GsiRouting, Hypervisor, IrqchipState, MemorySlots, Vcpu, Vm};
@@ -36,6 +37,7 @@ use std::time::Instant;
 pub struct Machine {
     pub(super) vcpus: Vec<Vcpu>,
     pub(super) counters: Vec<Arc<ExitCounters>>,
+    pub(super) statistics: KvmStatistics,
     pub(super) context: Arc<VcpuContext>,
     pub(super) console: Option<Console>,
     pub(super) pci: Arc<PciHost>,
@@ -120,6 +122,7 @@ impl Machine {
         let vcpus = vcpus(&hypervisor, &vm, &spec, &supported)?;
         let mut machine = Self {
             counters: vcpus.iter().map(|_| Arc::default()).collect(),
+            statistics: KvmStatistics::new(&vm, &vcpus),
             vcpus,
             context: Arc::new(VcpuContext {
                 buses,

@@ -1,15 +1,44 @@
 //! Gathering the figures of `--stats` and writing them.
 
 use super::builder::Machine;
+use crate::kvm::{Statistics, StatisticsFile, Vcpu, Vm};
 use crate::spec::StatsSpec;
 use crate::stats::{
-    DeviceReport, KvmReport, MemoryReport, Report, micros, peak_rss_without_guest_ram, vcpu_reports,
+    BarTrapReport, DeviceReport, DmaReport, KvmReport, MemoryReport, Report, micros,
+    peak_rss_without_guest_ram, vcpu_reports,
 };
 use devices::host::{DeviceInterrupt, DeviceInterruptType};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+
+/// KVM's own statistics. They can be read while vCPUs are in the guest.
+pub(super) struct KvmStatistics {
+    vm: Option<StatisticsFile>,
+    vcpus: Vec<Option<StatisticsFile>>,
+}
+
+impl KvmStatistics {
+    /// Of a machine and its vCPUs.
+    pub(super) fn new(vm: &Vm, vcpus: &[Vcpu]) -> Self {
+        Self {
+            vm: vm.statistics(),
+            vcpus: vcpus.iter().map(Vcpu::statistics).collect(),
+        }
+    }
+
+    fn of_vm(&self) -> Option<Statistics> {
+        self.vm.as_ref().and_then(StatisticsFile::read)
+    }
+
+    fn of_vcpus(&self) -> Vec<Option<Statistics>> {
+        let files = self.vcpus.iter();
+        files
+            .map(|file| file.as_ref().and_then(StatisticsFile::read))
+            .collect()
+    }
+}
 
 /// Writes the machine's figures where its spec wants them; nowhere if it doesn't.
 ///
@@ -52,13 +81,19 @@ pub(super) fn gather(machine: &Machine) -> Report {
         startup.first_run = micros(first.duration_since(start));
     }
     let assigned = machine.assigned.iter().flat_map(|all| &all.devices);
+    let context = machine.assigned.as_ref().map(|all| all.context());
+    let dma = context.map_or_else(DmaReport::default, |context| {
+        DmaReport::of(context.mapped())
+    });
     Report {
         uptime: micros(start.elapsed()),
         boots: machine.boots,
         startup,
-        vcpus: vcpu_reports(&machine.counters, &|access, base| {
-            machine.context.buses.name(access, base)
-        }),
+        vcpus: vcpu_reports(
+            &machine.counters,
+            machine.statistics.of_vcpus(),
+            &|access, base| machine.context.buses.name(access, base),
+        ),
         devices: assigned
             .map(|assigned| DeviceReport {
                 id: assigned.spec.id.clone(),
@@ -67,6 +102,8 @@ pub(super) fn gather(machine: &Machine) -> Report {
                 errors: assigned.errors,
                 armed_vectors: assigned.device.armed_vectors(),
                 interrupts: by_kind(&assigned.device.interrupts()),
+                dma,
+                bar_traps: BarTrapReport::all(&assigned.device.bar_traps()),
             })
             .collect(),
         removed: machine.removed.latest(),
@@ -74,13 +111,12 @@ pub(super) fn gather(machine: &Machine) -> Report {
         kvm: KvmReport {
             memslots: machine.slots.len(),
             gsis: machine.routing.reserved(),
+            vm: machine.statistics.of_vm(),
         },
+        dma,
         memory: MemoryReport {
             guest_ram: machine.spec.memory.bytes(),
-            peer_to_peer: machine
-                .assigned
-                .as_ref()
-                .map_or(0, |assigned| assigned.context().peer_to_peer()),
+            peer_to_peer: context.map_or(0, |context| context.peer_to_peer()),
             peak_rss_without_guest_ram: peak_rss_without_guest_ram(),
         },
     }

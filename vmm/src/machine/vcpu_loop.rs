@@ -107,11 +107,17 @@ fn run(vcpu: &mut Vcpu, context: &VcpuContext, counters: &ExitCounters) {
                 runner.take_kick();
                 None
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(error) => Some(StopCause::Host {
-                vcpu: index,
-                detail: format!("KVM_RUN: {error}"),
-            }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                counters.other("start");
+                None
+            }
+            Err(error) => {
+                counters.other("failed run");
+                Some(StopCause::Host {
+                    vcpu: index,
+                    detail: format!("KVM_RUN: {error}"),
+                })
+            }
         };
         if let Some(cause) = cause {
             mailbox.post(cause);

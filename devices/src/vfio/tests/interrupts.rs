@@ -319,3 +319,30 @@ fn interrupts_of_a_pin_are_counted_once_however_often_it_is_wired() {
     assert_eq!(taken.len(), 1);
     assert_eq!(taken[0].count, 17);
 }
+
+#[test]
+fn accesses_to_the_msix_table_are_counted_where_they_went() {
+    let machine = Machine::new(&igb());
+    program(&machine, 1, 0x41);
+    mask(&machine, 1, false);
+    mask(&machine, 1, true);
+    machine.bar_read(TABLE_BAR, PBA);
+    let told: Vec<_> = machine.device.bar_traps();
+    let told: Vec<_> = told
+        .iter()
+        .map(|(place, counts)| {
+            assert_eq!(place.bar.get(), TABLE_BAR);
+            (place.offset.unwrap(), counts.reads, counts.writes)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (0x10, 0, 1),
+            (0x14, 0, 1),
+            (0x18, 0, 1),
+            (0x1c, 0, 2),
+            (PBA, 1, 0)
+        ]
+    );
+}

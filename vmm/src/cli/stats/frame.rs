@@ -1,14 +1,16 @@
-//! What the screen of `ferry stats --watch` shows: what the guest costs at the top, each of its devices below.
+//! What the screen of `ferry stats --watch` shows: its devices at the top, what left the guest below, what it takes up last.
+
+mod rates;
 
 use crate::cli::info::span;
+use rates::{Count, Rates};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// How many of the busiest things are listed.
-const BUSIEST: usize = 8;
-/// How many vectors of a device.
-const VECTORS: usize = 10;
+/// The narrowest and the widest column of names.
+const NAMES: (usize, usize) = (30, 72);
+/// Of numbers by the second, and of those in all.
+const NUMBERS: (usize, usize) = (14, 18);
 
 /// The guest at one time.
 pub(super) struct Look {
@@ -17,202 +19,250 @@ pub(super) struct Look {
     pub(super) stats: Value,
 }
 
-/// The lines of the screen; rates since `before`.
-pub(super) fn lines(before: Option<&Look>, now: &Look) -> Vec<String> {
-    let seconds = before.map_or(1.0, |before| (now.at - before.at).as_secs_f64().max(0.001));
-    let rates = Rates {
-        before: before.map(|before| counts(&before.stats)),
-        now: counts(&now.stats),
-        seconds,
-    };
-    let mut lines = vec![title(now), heads()];
-    lines.extend(exits(&rates));
-    lines.extend(devices(&rates, &now.stats));
-    lines.push(String::new());
-    lines.push(memory(&now.stats));
-    lines.push("q leaves".to_owned());
-    lines
+/// A screen's contents, for any size of it.
+pub(super) struct Frame {
+    lines: Vec<Line>,
 }
 
-fn title(now: &Look) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    format!(
-        "{}   up {}   boot {}   {} vCPUs   {} MiB",
-        text(&now.info["state"]).to_uppercase(),
-        span(number(&now.stats["uptime"]) / 1_000_000),
-        number(&now.stats["boots"]),
-        number(&now.info["config"]["cpus"]["boot_vcpus"]),
-        number(&now.info["memory_actual_size"]) >> 20,
-    )
+/// A line, and how soon it is left out where there is no room: those of rank 0 never, those of a higher one sooner.
+struct Line {
+    rank: usize,
+    content: Content,
 }
 
-/// What was counted, by group and name.
-type Counts = BTreeMap<(String, String), u64>;
-
-struct Rates {
-    before: Option<Counts>,
-    now: Counts,
-    seconds: f64,
+enum Content {
+    Text(String),
+    Heads,
+    Row(Count),
 }
 
-impl Rates {
-    /// Total of a count, and how much of it a second.
-    fn of(&self, key: &(String, String)) -> (u64, f64) {
-        let now = self.now.get(key).copied().unwrap_or(0);
-        let before = self
-            .before
-            .as_ref()
-            .map_or(now, |before| before.get(key).copied().unwrap_or(0));
-        #[expect(clippy::cast_precision_loss, reason = "a rate for the eye")]
-        let rate = now.saturating_sub(before) as f64 / self.seconds;
-        (now, rate)
+/// Ranks of lines: what is always there, the first of the details, and the blank ones, which are worth more than what is the
+/// fourth of its kind.
+const ALWAYS: usize = 0;
+const DETAIL: usize = 1;
+const BLANK: usize = 4;
+
+/// KVM's statistics of vCPUs that say most, as people call them.
+const OF_KVM: [(&str, &str); 6] = [
+    ("halt_exits", "halts"),
+    ("irq_exits", "interrupts of the host"),
+    ("irq_injections", "interrupts given to the guest"),
+    ("pf_taken", "page faults that KVM served"),
+    ("mmio_exits", "memory accesses"),
+    ("io_exits", "port accesses"),
+];
+
+impl Frame {
+    /// Of the guest called `label`; rates since `before`.
+    pub(super) fn new(label: &str, before: Option<&Look>, now: &Look) -> Self {
+        let seconds = before.map_or(1.0, |before| (now.at - before.at).as_secs_f64().max(0.001));
+        let rates = Rates::new(before.map(|before| &before.stats), &now.stats, seconds);
+        let mut frame = Self { lines: Vec::new() };
+        frame.text(title(label, now));
+        frame.line(ALWAYS, Content::Heads);
+        frame.devices(&rates, &now.stats);
+        frame.blank();
+        frame.kvm(&rates);
+        frame.row(rates.of("total", "exits", "EXITS TO FERRY"));
+        frame.details(rates.busiest("exits"), |name| format!("  {name}"));
+        frame.blank();
+        frame.text(dma(&now.stats));
+        frame.text(footing(&now.stats));
+        frame
     }
 
-    /// Names of a group with total and rate, the busiest first.
-    fn busiest(&self, group: &str, most: usize) -> Vec<(String, u64, f64)> {
-        let of_group = self.now.keys().filter(|(of, _)| of == group);
-        let mut all: Vec<_> = of_group
-            .map(|key| {
-                let (total, rate) = self.of(key);
-                (key.1.clone(), total, rate)
-            })
-            .collect();
-        all.sort_by(|a, b| b.2.total_cmp(&a.2).then(b.1.cmp(&a.1)));
-        all.truncate(most);
-        all
+    fn line(&mut self, rank: usize, content: Content) {
+        self.lines.push(Line { rank, content });
     }
-}
 
-fn counts(stats: &Value) -> Counts {
-    let mut counts = Counts::new();
-    let mut add = |group: &str, name: &str, count: &Value| {
-        let total = counts
-            .entry((group.to_owned(), name.to_owned()))
-            .or_default();
-        *total += count.as_u64().unwrap_or(0);
-    };
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    for vcpu in list(&stats["vcpus"]) {
-        add("total", "exits", &vcpu["exits"]);
-        for access in list(&vcpu["accesses"]) {
-            let word = |key: &str| access[key].as_str().unwrap_or("?").replace('_', " ");
-            add(
-                "exits",
-                &format!("{} {}", word("access"), word("range")),
-                &access["count"],
-            );
-        }
-        for (reason, count) in vcpu["others"].as_object().into_iter().flatten() {
-            add("exits", reason, count);
+    fn text(&mut self, text: String) {
+        self.line(ALWAYS, Content::Text(text));
+    }
+
+    fn blank(&mut self) {
+        self.line(BLANK, Content::Text(String::new()));
+    }
+
+    fn row(&mut self, count: Count) {
+        self.line(ALWAYS, Content::Row(count));
+    }
+
+    /// Rows of which the busiest are left out last, in an order that does not change with each look.
+    fn details(&mut self, busiest: Vec<Count>, name: impl Fn(&str) -> String) {
+        let mut ranked: Vec<_> = busiest.into_iter().enumerate().collect();
+        ranked.sort_by(|(_, a), (_, b)| a.order.cmp(&b.order));
+        for (nth, mut count) in ranked {
+            count.name = name(&count.name);
+            self.line(DETAIL + nth, Content::Row(count));
         }
     }
-    for device in list(&stats["devices"]) {
-        let id = device["id"].as_str().unwrap_or("?");
-        for (kind, vectors) in device["interrupts"].as_object().into_iter().flatten() {
-            for (vector, count) in vectors.as_object().into_iter().flatten() {
-                add(id, &format!("{kind} {vector}"), count);
-                add("interrupts", id, count);
+
+    fn devices(&mut self, rates: &Rates, stats: &Value) {
+        let devices = stats["devices"].as_array().map_or(&[][..], Vec::as_slice);
+        if devices.is_empty() {
+            self.text("NO DEVICES".to_owned());
+        }
+        for device in devices {
+            let id = device["id"].as_str().unwrap_or("?");
+            self.text(heading(device));
+            self.row(rates.of("interrupts", id, "  interrupts"));
+            self.details(rates.busiest(&format!("{id} vectors")), |name| {
+                format!("    {name}")
+            });
+            self.row(rates.of("traps", id, "  trapped accesses"));
+            let places = rates.busiest(&format!("{id} traps"));
+            // Those of when its driver was loaded say nothing any more.
+            let now = places.into_iter().filter(|place| place.rate > 0.0);
+            self.details(now.collect(), |name| format!("    {name}"));
+        }
+    }
+
+    /// Not there on a kernel without statistics.
+    fn kvm(&mut self, rates: &Rates) {
+        if !rates.has("kvm", "exits") {
+            return;
+        }
+        self.row(rates.of("kvm", "exits", "EXITS OF THE GUEST"));
+        for (nth, (name, words)) in OF_KVM.into_iter().enumerate() {
+            if rates.has("kvm", name) {
+                let count = rates.of("kvm", name, &format!("  {words}"));
+                self.line(DETAIL + nth, Content::Row(count));
+            }
+        }
+        self.blank();
+    }
+
+    /// As much as a screen of this size has room for, its last line among it.
+    pub(super) fn lines(&self, rows: usize, columns: usize) -> Vec<String> {
+        let mut chosen: Vec<_> = self.lines.iter().enumerate().collect();
+        chosen.sort_by_key(|(_, line)| line.rank);
+        let last = (self.lines.len().saturating_sub(1), self.lines.last());
+        if let (at, Some(line)) = last
+            && chosen.iter().skip(rows).any(|(other, _)| *other == at)
+        {
+            // More that is always there than room; the way out is told all the same.
+            chosen.truncate(rows.saturating_sub(1));
+            chosen.push((at, line));
+        }
+        chosen.truncate(rows);
+        chosen.sort_by_key(|(at, _)| *at);
+        let room = columns.saturating_sub(NUMBERS.0 + NUMBERS.1);
+        let width = room.clamp(NAMES.0, NAMES.1);
+        let lines = chosen.into_iter();
+        lines.map(|(_, line)| line.written(width)).collect()
+    }
+}
+
+impl Line {
+    fn written(&self, width: usize) -> String {
+        match &self.content {
+            Content::Text(text) => text.clone(),
+            Content::Heads => columns("", "a second", "in all", width),
+            Content::Row(count) => {
+                columns(&count.name, &rate(count.rate), &whole(count.total), width)
             }
         }
     }
-    counts
 }
 
-fn exits(rates: &Rates) -> Vec<String> {
-    let (total, rate) = rates.of(&("total".to_owned(), "exits".to_owned()));
-    let mut lines = vec![row("EXITS TO FERRY", total, rate)];
-    let busiest = rates.busiest("exits", BUSIEST).into_iter();
-    lines.extend(busiest.map(|(name, total, rate)| row(&format!("  {name}"), total, rate)));
-    lines
+fn columns(name: &str, a_second: &str, in_all: &str, width: usize) -> String {
+    let name: String = name.chars().take(width).collect();
+    let (seconds, all) = NUMBERS;
+    format!("{name:<width$}{a_second:>seconds$}{in_all:>all$}")
 }
 
-fn devices(rates: &Rates, stats: &Value) -> Vec<String> {
-    let devices = stats["devices"].as_array().map_or(&[][..], Vec::as_slice);
-    if devices.is_empty() {
-        return vec![String::new(), "NO DEVICES".to_owned()];
+/// A number that can be read: by thousands.
+fn whole(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
     }
-    let mut lines = Vec::new();
-    for device in devices {
-        let word = |key: &str| device[key].as_str().unwrap_or("?").to_owned();
-        let (id, host, guest) = (word("id"), word("host"), word("guest"));
-        let armed = device["armed_vectors"].as_array().map_or(0, Vec::len);
-        let errors = device["errors"].as_u64().unwrap_or(0);
-        lines.push(String::new());
-        lines.push(format!(
-            "DEVICE {id}   host {host}   guest {guest}   vectors armed {armed}   errors {errors}"
-        ));
-        let (total, rate) = rates.of(&("interrupts".to_owned(), id.clone()));
-        lines.push(row("  interrupts", total, rate));
-        let vectors = rates.busiest(&id, VECTORS).into_iter();
-        let used = vectors.filter(|(_, total, _)| *total > 0);
-        lines.extend(used.map(|(name, total, rate)| row(&format!("    {name}"), total, rate)));
-    }
-    lines
+    text
 }
 
-fn memory(stats: &Value) -> String {
-    let number = |pointer: &str| stats.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+/// What is less than ten has a decimal, so that a little is not taken for nothing.
+fn rate(rate: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rates are positive, and for the eye"
+    )]
+    let rounded = rate.round() as u64;
+    match rate {
+        0.0 => "0".to_owned(),
+        _ if rate < 9.95 => format!("{rate:.1}"),
+        _ => whole(rounded),
+    }
+}
+
+fn number(value: &Value, pointer: &str) -> u64 {
+    value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn counted(count: u64, one: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {one}{plural}", whole(count))
+}
+
+fn title(label: &str, now: &Look) -> String {
+    let state = now.info["state"].as_str().unwrap_or("?").to_uppercase();
     format!(
-        "FERRY ITSELF   peak memory {} MiB   memslots {}   GSIs {}",
-        number("/memory/peak_rss_without_guest_ram") >> 20,
-        number("/kvm/memslots"),
-        number("/kvm/gsis"),
+        "{label}   {state}   up {}   boot {}   {}   {} MiB",
+        span(number(&now.stats, "/uptime") / 1_000_000),
+        number(&now.stats, "/boots"),
+        counted(number(&now.info, "/config/cpus/boot_vcpus"), "vCPU"),
+        whole(number(&now.info, "/memory_actual_size") >> 20),
     )
 }
 
-/// What the columns of [`row`] are.
-fn heads() -> String {
-    format!("{:<44}{:>14} {:>14}", "", "a second", "in all")
+fn heading(device: &Value) -> String {
+    let word = |key: &str| device[key].as_str().unwrap_or("?");
+    let (id, host) = (word("id"), word("host"));
+    // Once, where it has no other name.
+    let host = if id == host {
+        String::new()
+    } else {
+        format!("{host} ")
+    };
+    let armed = device["armed_vectors"].as_array().map_or(0, Vec::len);
+    format!(
+        "DEVICE {id}   {}   {} armed   {host}as {}",
+        counted(number(device, "/errors"), "error"),
+        counted(armed as u64, "vector"),
+        word("guest"),
+    )
 }
 
-fn row(name: &str, total: u64, rate: f64) -> String {
-    format!("{name:<44}{rate:>12.0}/s {total:>14}")
+fn dma(stats: &Value) -> String {
+    let pages = |size: &str| number(stats, &format!("/kvm/vm/pages_{size}"));
+    let pages = match stats.pointer("/kvm/vm") {
+        Some(_) => format!(
+            "   pages {} of 4 KiB, {} of 2 MiB, {} of 1 GiB",
+            whole(pages("4k")),
+            whole(pages("2m")),
+            whole(pages("1g"))
+        ),
+        None => String::new(),
+    };
+    format!(
+        "DMA {} MiB in {}{pages}",
+        whole(number(stats, "/dma/bytes") >> 20),
+        counted(number(stats, "/dma/mappings"), "mapping"),
+    )
+}
+
+fn footing(stats: &Value) -> String {
+    format!(
+        "FERRY peak {} MiB   {}   {}   q leaves",
+        whole(number(stats, "/memory/peak_rss_without_guest_ram") >> 20),
+        counted(number(stats, "/kvm/memslots"), "memslot"),
+        counted(number(stats, "/kvm/gsis"), "GSI"),
+    )
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-    use std::time::Duration;
-
-    fn look(at: Instant, exits: u64, interrupts: u64) -> Look {
-        Look {
-            at,
-            info: json!({"state": "Running", "memory_actual_size": 512 << 20, "config": {"cpus": {"boot_vcpus": 1}}}),
-            stats: json!({
-                "uptime": 5_000_000, "boots": 1,
-                "vcpus": [{"exits": exits + 1, "others": {"interrupted": 1}, "accesses": [
-                    {"access": "port_write", "range": "serial 0x3f8", "count": exits}]}],
-                "devices": [{"id": "nic0", "host": "0000:01:00.0", "guest": "0000:00:01.0", "errors": 0,
-                    "armed_vectors": [0, 1], "interrupts": {"msix": {"0": interrupts, "1": 0}}}],
-                "kvm": {"memslots": 3, "gsis": 2}, "memory": {"peak_rss_without_guest_ram": 9 << 20}
-            }),
-        }
-    }
-
-    #[test]
-    fn a_screen_shows_rates_and_totals() {
-        let start = Instant::now();
-        let before = look(start, 100, 1000);
-        let now = look(start + Duration::from_secs(2), 300, 1500);
-        let lines = lines(Some(&before), &now);
-        assert_eq!(lines[0], "RUNNING   up 5 s   boot 1   1 vCPUs   512 MiB");
-        assert_eq!(lines[2], row("EXITS TO FERRY", 301, 100.0));
-        assert_eq!(lines[3], row("  port write serial 0x3f8", 300, 100.0));
-        assert!(
-            lines.contains(&row("  interrupts", 1500, 250.0)),
-            "{lines:#?}"
-        );
-        assert!(lines.contains(&row("    msix 0", 1500, 250.0)));
-        assert!(!lines.iter().any(|line| line.contains("msix 1")));
-        // It is read at a glance, on the smallest terminal there is.
-        assert!(lines.len() <= 24 && lines.iter().all(|line| line.len() <= 110));
-    }
-
-    #[test]
-    fn the_first_screen_has_no_rates_yet() {
-        let lines = lines(None, &look(Instant::now(), 100, 1000));
-        assert_eq!(lines[2], row("EXITS TO FERRY", 101, 0.0));
-    }
-}
+mod tests;
