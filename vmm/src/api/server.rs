@@ -32,6 +32,7 @@ pub struct Server {
     calls: Mutex<Receiver<Call>>,
     notified: EventFd,
     at_end: Mutex<AtEnd>,
+    ended: Ended,
     connections: Arc<Connections>,
     /// The thread that accepts, and what is closed to end it.
     thread: Mutex<Option<(JoinHandle<()>, UnixStream)>>,
@@ -45,22 +46,42 @@ struct AtEnd {
     confirmed: Vec<Reply>,
 }
 
+/// How the guest has ended, once it has. Held while a command is handed over: one that comes later finds it here, and one that
+/// came earlier waits where [`Server::end`] finds it.
+type Ended = Arc<Mutex<Option<Value>>>;
+
 /// The connections' way to the control thread.
 #[derive(Clone)]
 pub(super) struct Caller {
     calls: SyncSender<Call>,
     notify: Arc<EventFd>,
+    ended: Ended,
 }
 
 impl Caller {
     /// Hands a command over.
     pub(super) fn call(&self, command: Command, reply: Reply) -> Result<(), Refusal> {
         let busy = |_| busy("the guest's Ferry has too much to do already");
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(how) = &*ended {
+            tell(Call { command, reply }, how);
+            return Ok(());
+        }
         self.calls.try_send(Call { command, reply }).map_err(busy)?;
         if let Err(error) = self.notify.write(1) {
             log::error!("the control thread can't be told of an API request: {error}");
         }
         Ok(())
+    }
+}
+
+/// Answers a command that comes too late for the guest, which has ended with `how`. What can't be answered is dropped, and its
+/// client told that the guest has ended.
+fn tell(call: Call, how: &Value) {
+    match call.command {
+        Command::Wait => call.reply.send(Ok(Done::With(how.clone()))),
+        Command::Shutdown => call.reply.send(Ok(Done::Silently)),
+        _ => {}
     }
 }
 
@@ -79,6 +100,7 @@ impl Server {
         let notified = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let (stop, stopped) = UnixStream::pair()?;
         let connections = Arc::new(Connections::default());
+        let ended = Ended::default();
         let socket = Arc::new(socket);
         let acceptor = Acceptor {
             socket: Arc::clone(&socket),
@@ -87,6 +109,7 @@ impl Server {
             caller: Caller {
                 calls: sender,
                 notify: Arc::new(notified.try_clone()?),
+                ended: Arc::clone(&ended),
             },
         };
         let thread = thread::Builder::new()
@@ -96,6 +119,7 @@ impl Server {
             calls: Mutex::new(calls),
             notified,
             at_end: Mutex::default(),
+            ended,
             connections,
             thread: Mutex::new(Some((thread, stop))),
             socket,
@@ -139,6 +163,10 @@ impl Server {
 
     /// Tells those who wait for it that the guest has ended, with `how`, and ends the server.
     pub fn end(&self, how: &Value) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(how.clone());
+        while let Some(call) = self.next_call() {
+            tell(call, how);
+        }
         let AtEnd { told, confirmed } = std::mem::take(&mut *self.at_end());
         let with = |done: Done| move |reply: Reply| reply.send(Ok(done.clone()));
         told.into_iter().for_each(with(Done::With(how.clone())));

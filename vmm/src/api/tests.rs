@@ -272,12 +272,31 @@ fn those_who_wait_for_the_end_are_told_how_it_was() {
             .unwrap();
     }
     thread::sleep(Duration::from_millis(100));
-    let path = served.server.path().to_owned();
     served.server.end(&json!({"exit_code": 10}));
     let [wait, stop] = &mut streams;
     assert!(response(wait).ends_with("{\"exit_code\":10}"));
     assert!(response(stop).starts_with("HTTP/1.1 204"));
-    assert!(UnixStream::connect(&path).is_err() || path.exists());
+}
+
+#[test]
+fn whoever_asks_while_the_guest_ends_is_told_how_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("api.sock");
+    let server = Server::start(ApiSocket::bind(&path).unwrap()).unwrap();
+    let asked = || {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+            .write_all(b"GET /api/v1/ferry.wait HTTP/1.1\r\n\r\n")
+            .unwrap();
+        thread::sleep(Duration::from_millis(50));
+        stream
+    };
+    // Nobody takes commands any more: this one waits in the queue.
+    let mut queued = asked();
+    let ended = thread::spawn(move || server.end(&json!({"exit_code": 0})));
+    assert!(response(&mut queued).ends_with("{\"exit_code\":0}"));
+    ended.join().unwrap();
 }
 
 #[test]
