@@ -21,6 +21,7 @@ use crate::pci::{
     PciFunction, ResetError,
 };
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -37,6 +38,8 @@ pub struct VfioPciDevice {
     plan: PassthroughPlan,
     traps: TrapCounters,
     failures: Arc<Failures>,
+    /// Off the bus, or about to be.
+    leaving: AtomicBool,
     host: Arc<dyn VfioHost>,
 }
 
@@ -123,6 +126,7 @@ impl VfioPciDevice {
             plan,
             traps: TrapCounters::default(),
             failures,
+            leaving: AtomicBool::new(false),
             host,
         }))
     }
@@ -261,6 +265,22 @@ impl VfioPciDevice {
         result.is_ok()
     }
 
+    /// The same for a vCPU's access to a BAR. One that was on its way when the device left the bus finds it decoding nothing.
+    fn report_access(
+        &self,
+        result: io::Result<()>,
+        verb: &str,
+        place: std::fmt::Arguments<'_>,
+    ) -> bool {
+        match &result {
+            Err(error) if self.leaving.load(Ordering::Relaxed) => {
+                log::debug!("{}: no {verb} {place} any more: {error}", self.plan.sbdf);
+                false
+            }
+            _ => self.report(result, verb, place),
+        }
+    }
+
     /// Which MSI-X structure `offset` of `bar` is in.
     fn structure(&self, bar: BarIndex, offset: u64) -> Option<Structure> {
         let (_, msix) = self.plan.config.msix?;
@@ -380,7 +400,7 @@ impl PciFunction for VfioPciDevice {
                 Some(rom) if bar == BarIndex::ROM => rom.read(self.host.as_ref(), offset, data),
                 _ => self.host.bar_read(bar, offset, data),
             };
-            if !self.report(read, "read", format_args!("{bar} at {offset:#x}")) {
+            if !self.report_access(read, "read", format_args!("{bar} at {offset:#x}")) {
                 data.fill(0xff);
             }
             return;
@@ -413,12 +433,13 @@ impl PciFunction for VfioPciDevice {
             Some(Structure::Pba(_)) => {}
             None => {
                 let written = self.host.bar_write(bar, offset, data);
-                self.report(written, "write", format_args!("{bar} at {offset:#x}"));
+                self.report_access(written, "write", format_args!("{bar} at {offset:#x}"));
             }
         }
     }
 
     fn quiesce(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
         let mut state = self.lock();
         state.interrupts.disable();
         if let Some(write) = state.config.stop_bus_mastering() {

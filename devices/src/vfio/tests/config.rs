@@ -224,6 +224,16 @@ fn trapped_bar_accesses_reach_the_device() {
 }
 
 #[test]
+fn an_access_that_comes_as_the_device_leaves_is_no_failure() {
+    let machine = assigned();
+    machine.device.quiesce();
+    machine.host.state().broken = true;
+    assert_eq!(machine.bar_read(0, 0x20), u32::MAX);
+    machine.table_write(2, 0x4, 0x1234_5678);
+    assert_eq!(machine.device.failures(), 0);
+}
+
+#[test]
 fn segments_are_mapped_congruent_to_their_place_in_the_bar() {
     let machine = assigned();
     let layout = &machine.device.bars()[3];
