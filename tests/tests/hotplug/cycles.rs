@@ -55,6 +55,8 @@ fn nothing_is_left_of_a_card_that_comes_and_goes_many_times() {
     ));
     let (second, last) = (&censuses[1], &censuses[cycles - 1]);
     figure(&format!("{second:?}, then {last:?}"));
+    let resident: Vec<_> = censuses.iter().map(|census| census.resident).collect();
+    figure(&format!("resident KiB, each time: {resident:?}"));
     assert_eq!(last.pinned, 0);
     assert_no_growth(second, last);
     guest.stop();
