@@ -166,8 +166,25 @@ impl Client {
 
     /// Carries a request out; `None` when its client has gone meanwhile.
     fn respond(&self, request: &Request, caller: &Caller) -> Option<Response> {
-        let Request { head, body } = request;
+        let Request { head, .. } = request;
         log::debug!("API: {} {}", head.method, head.path);
+        let mut response = self.carry_out(request, caller)?;
+        debug_assert!(
+            route::is_listed(&head.method, &head.path, response.status),
+            "{} {} has the status {}, which is not described",
+            head.method,
+            head.path,
+            response.status
+        );
+        // Nobody reads it (RFC 9110 section 9.3.2): it would be taken for the next response.
+        if head.method == "HEAD" {
+            response.body = None;
+        }
+        Some(response)
+    }
+
+    fn carry_out(&self, request: &Request, caller: &Caller) -> Option<Response> {
+        let Request { head, body } = request;
         let command = match route::command(&head.method, &head.path, body) {
             Ok(command) => command,
             Err(response) => return Some(response),

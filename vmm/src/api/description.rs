@@ -1,8 +1,8 @@
 //! `openapi.yaml` against the code, both ways.
 
 use super::request;
-use super::route::{ROUTES, command};
-use super::{Ping, Refusal, RefusalKind, State, VmInfo};
+use super::route::{ROOT, ROUTES, command, is_listed};
+use super::{AddedDevice, Ping, Refusal, RefusalKind, State, VmInfo};
 use crate::spec::tests::request as device_request;
 use crate::spec::{CpuCount, MachineSpec, MemorySize, SerialSpec, place};
 use devices::host::Problem;
@@ -68,6 +68,25 @@ fn is_described(value: &Value, schema: &str) {
     assert_eq!(mismatch(value, &reference, &all, schema), None);
 }
 
+fn spec() -> MachineSpec {
+    MachineSpec {
+        kernel: "/boot/vmlinuz".into(),
+        initramfs: Some("/boot/initrd.img".into()),
+        cmdline: "quiet".to_owned(),
+        cpus: CpuCount::new(2).unwrap(),
+        memory: MemorySize::new(512 << 20).unwrap(),
+        huge_pages: None,
+        devices: Vec::new(),
+        passed: Default::default(),
+        peer_to_peer: true,
+        serial: SerialSpec::File("/tmp/console".into()),
+        stats: None,
+        no_reboot: false,
+        on_panic: Default::default(),
+        stop_timeout: Default::default(),
+    }
+}
+
 #[test]
 fn every_path_is_described_with_its_method_and_statuses_and_nothing_else_is() {
     let all = description();
@@ -86,6 +105,39 @@ fn every_path_is_described_with_its_method_and_statuses_and_nothing_else_is() {
         let statuses = route.statuses.iter().map(u16::to_string).collect();
         assert_eq!(keys(&path[method]["responses"]), statuses, "{}", route.name);
     }
+}
+
+/// The server compares each answer with this while it is tested.
+#[test]
+fn a_status_that_is_not_listed_for_a_path_is_found_out() {
+    let listed = |method, name: &str, status| is_listed(method, &format!("{ROOT}{name}"), status);
+    assert!(listed("GET", "vm.info", 200) && listed("GET", "vm.info", 429));
+    assert!(!listed("GET", "vm.info", 204) && !listed("GET", "vm.info", 409));
+    assert!(listed("PUT", "vm.add-device", 409) && listed("PUT", "vm.add-device", 404));
+    assert!(!listed("PUT", "vm.add-device", 405) && listed("GET", "vm.add-device", 405));
+    assert!(listed("GET", "vm.create", 404) && !listed("GET", "vm.create", 200));
+}
+
+/// What is there is described, by [`mismatch`]; and nothing more is, wherever all of it is there.
+#[test]
+fn keys_of_answers_are_those_of_the_description() {
+    let all = description();
+    let devices = place(&[device_request("01:00.0", None)]).unwrap();
+    let added = serde_json::to_value(AddedDevice::of(&devices[0])).unwrap();
+    let schema = |pointer: &str| {
+        keys(
+            all.pointer(&format!("/components/schemas/{pointer}"))
+                .unwrap(),
+        )
+    };
+    assert_eq!(keys(&added), schema("AddedDevice/properties"));
+    let info = VmInfo::new(&spec(), &[], State::Running).with_arriving(&devices, 1);
+    let info = serde_json::to_value(info).unwrap();
+    assert_eq!(keys(&info), schema("VmInfo/properties"));
+    assert_eq!(
+        keys(&info["arriving"]),
+        schema("VmInfo/properties/arriving/properties")
+    );
 }
 
 #[test]
@@ -117,6 +169,7 @@ fn examples_of_bodies_are_understood_and_described() {
 fn keys_of_bodies_are_those_of_the_description() {
     let parsers = [
         ("AddDevice", request::add_device as fn(&[u8]) -> _),
+        ("AddDevices", request::add_devices),
         ("RemoveDevice", request::remove_device),
         ("FerryRemoveDevice", request::ferry_remove_device),
     ];
@@ -149,22 +202,15 @@ fn answers_are_as_described() {
     );
     is_described(&serde_json::to_value(report).unwrap(), "Stats");
     let devices = place(&[device_request("01:00.0", None)]).unwrap();
-    let spec = MachineSpec {
-        kernel: "/boot/vmlinuz".into(),
-        initramfs: Some("/boot/initrd.img".into()),
-        cmdline: "quiet".to_owned(),
-        cpus: CpuCount::new(2).unwrap(),
-        memory: MemorySize::new(512 << 20).unwrap(),
-        huge_pages: None,
-        devices: devices.clone(),
-        passed: Default::default(),
-        peer_to_peer: true,
-        serial: SerialSpec::File("/tmp/console".into()),
-        stats: None,
-        no_reboot: false,
-        on_panic: Default::default(),
-        stop_timeout: Default::default(),
-    };
+    let spec = spec();
+    is_described(
+        &serde_json::to_value(AddedDevice::of(&devices[0])).unwrap(),
+        "AddedDevice",
+    );
+    let info = VmInfo::new(&spec, &[], State::Running).with_arriving(&devices, 1 << 20);
+    let info = serde_json::to_value(info).unwrap();
+    assert!(info["arriving"].is_object());
+    is_described(&info, "VmInfo");
     let info = VmInfo::new(&spec, &[&devices[0]], State::Paused);
     let info = serde_json::to_value(info).unwrap();
     is_described(&info, "VmInfo");

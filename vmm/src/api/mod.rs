@@ -32,7 +32,7 @@ pub use message::{BODY_LIMIT, HEAD_LIMIT, Head, Malformed};
 pub use route::ROOT;
 pub use server::Server;
 pub use socket::{ApiSocket, SocketError};
-pub use view::{Ping, State, VmInfo};
+pub use view::{AddedDevice, Ping, State, VmInfo};
 
 /// Understands the first request of what a client has sent, and does nothing with it.
 #[cfg(fuzzing)]

@@ -15,7 +15,6 @@ pub(super) struct Route {
     pub(super) name: &'static str,
     pub(super) method: &'static str,
     /// The statuses that it answers with, but for those that any request may get.
-    #[cfg_attr(not(test), expect(dead_code, reason = "compared with the description"))]
     pub(super) statuses: &'static [u16],
     pub(super) parse: fn(&[u8]) -> Result<Command, Refusal>,
 }
@@ -149,6 +148,19 @@ pub(super) fn command(method: &str, path: &str, body: &[u8]) -> Result<Command, 
         });
     }
     (route.parse)(body).map_err(|refusal| Response::refusal(&refusal))
+}
+
+/// Statuses of any command: it makes no sense, there are too many, or it failed.
+const OF_ANY: [u16; 3] = [400, 429, 500];
+
+/// Whether the description knows that a request like this may get `status`.
+pub(super) fn is_listed(method: &str, path: &str, status: u16) -> bool {
+    let named = |name| ROUTES.iter().find(|route| route.name == name);
+    match path.strip_prefix(ROOT).and_then(named) {
+        None => status == 404,
+        Some(route) if route.method != method => status == 405,
+        Some(route) => OF_ANY.contains(&status) || route.statuses.contains(&status),
+    }
 }
 
 /// The response that an answer is.

@@ -48,6 +48,24 @@ pub struct VmInfo {
     arriving: Option<Arriving>,
 }
 
+/// A device that has been added, in the answer to `vm.add-device`.
+#[derive(Debug, Serialize)]
+pub struct AddedDevice {
+    id: String,
+    bdf: String,
+}
+
+impl AddedDevice {
+    /// The device as the guest has it.
+    #[must_use]
+    pub fn of(device: &DeviceSpec) -> Self {
+        Self {
+            id: device.id.clone(),
+            bdf: device.guest.to_string(),
+        }
+    }
+}
+
 /// Devices that are being opened.
 #[derive(Debug, Serialize)]
 struct Arriving {

@@ -2,13 +2,12 @@
 
 use super::Control;
 use super::triggers::Triggers;
-use crate::api::{Answer, Done, NewDevice, Refusal, RefusalKind, Reply};
+use crate::api::{AddedDevice, Answer, Done, NewDevice, Refusal, RefusalKind, Reply};
 use crate::events::Origin;
 use crate::machine::arrival::{Arrival, Prepared, refusal};
 use crate::machine::{MachineError, process};
 use crate::spec::{DeviceSpec, PlacementError, Present, place_beside};
 use event_manager::EventOps;
-use serde::Serialize;
 use std::collections::VecDeque;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -32,13 +31,6 @@ pub(super) struct Arrivals {
     arrived: EventFd,
     coming: Option<Coming>,
     waiting: VecDeque<Wanted>,
-}
-
-/// A device that has been added.
-#[derive(Serialize)]
-struct Added {
-    id: String,
-    bdf: String,
 }
 
 impl Arrivals {
@@ -152,10 +144,7 @@ impl Control {
             log::info!("{} is in the guest at {}", spec.host, spec.guest);
             self.tell_added(spec, Origin::Api);
         }
-        let mut added = specs.iter().map(|spec| Added {
-            id: spec.id.clone(),
-            bdf: spec.guest.to_string(),
-        });
+        let mut added = specs.iter().map(AddedDevice::of);
         Ok(match (coming.list, added.next()) {
             (false, Some(only)) => Done::with(&only),
             (_, first) => Done::with(&first.into_iter().chain(added).collect::<Vec<_>>()),
