@@ -64,31 +64,35 @@ impl Client {
         // What accept gives inherits nothing of the listener.
         self.stream.set_nonblocking(false)?;
         loop {
-            let request = match self.request(place) {
+            let request = match self.request() {
                 Ok(request) => request,
                 Err(NoRequest::Gone) => return Ok(()),
                 Err(NoRequest::Malformed(malformed)) => {
-                    self.send(&refused(&malformed).bytes(false))?;
+                    if place.busy() {
+                        self.send(&refused(&malformed).bytes(false))?;
+                        place.idle();
+                    }
                     return self.linger();
                 }
             };
+            // One that was sent away would not get its answer.
+            if !place.busy() {
+                return Ok(());
+            }
             let Some(response) = self.respond(&request, caller) else {
                 return Ok(());
             };
-            let more = place.idle() && request.head.keep_alive;
+            let more = request.head.keep_alive && !place.last();
             self.send(&response.bytes(more))?;
-            if !more {
+            // Not before: an idle client may be sent away.
+            if !place.idle() || !more {
                 return Ok(());
             }
         }
     }
 
-    fn request(&mut self, place: &Place) -> Result<Request, NoRequest> {
-        if self.received.is_empty() {
-            self.receive(Instant::now() + IDLE)
-                .map_err(|_| NoRequest::Gone)?;
-        }
-        place.busy();
+    fn request(&mut self) -> Result<Request, NoRequest> {
+        self.begin()?;
         let end = Instant::now() + TRANSFER;
         let head = loop {
             if let Some(head) = Head::parse(&self.received)? {
@@ -108,6 +112,20 @@ impl Client {
         let mut body = std::mem::replace(&mut self.received, rest);
         body.drain(..head.len);
         Ok(Request { head, body })
+    }
+
+    /// Waits for the first byte of a request. Empty lines before it are none of it (RFC 9112 section 2.2).
+    fn begin(&mut self) -> Result<(), NoRequest> {
+        let end = Instant::now() + IDLE;
+        loop {
+            while self.received.starts_with(b"\r\n") {
+                self.received.drain(..2);
+            }
+            if !self.received.is_empty() {
+                return Ok(());
+            }
+            self.receive(end).map_err(|_| NoRequest::Gone)?;
+        }
     }
 
     fn more(&mut self, end: Instant) -> Result<(), NoRequest> {

@@ -29,8 +29,9 @@ struct State {
 
 struct Client {
     stream: UnixStream,
-    /// Since when it owes nothing and nothing is owed to it.
+    /// Since when nothing is owed to it.
     idle_since: Option<Instant>,
+    sent_away: bool,
 }
 
 /// One connection's entry. Dropping it makes room for another.
@@ -64,6 +65,7 @@ impl Connections {
         let client = Client {
             stream: stream.try_clone()?,
             idle_since: Some(Instant::now()),
+            sent_away: false,
         };
         state.present.insert(number, client);
         Ok(Some(Place {
@@ -98,6 +100,7 @@ impl State {
     fn send_away(&mut self, number: u64) {
         if let Some(client) = self.present.get_mut(&number) {
             client.idle_since = None;
+            client.sent_away = true;
             // One that has gone by itself is as good.
             let _ = client.stream.shutdown(Shutdown::Both);
         }
@@ -105,22 +108,28 @@ impl State {
 }
 
 impl Place {
-    /// Notes that a request has begun.
-    pub(super) fn busy(&self) {
+    /// Notes that a request is there, whole: an answer is owed from now on. `false`: its client has been sent away.
+    pub(super) fn busy(&self) -> bool {
         let mut state = self.connections.lock();
-        if let Some(client) = state.present.get_mut(&self.number) {
+        let client = state.present.get_mut(&self.number);
+        client.is_some_and(|client| {
             client.idle_since = None;
-        }
+            !client.sent_away
+        })
     }
 
-    /// Notes that the request has been answered. `false`: there is to be no further one.
+    /// Whether no further request is to be read.
+    pub(super) fn last(&self) -> bool {
+        self.connections.lock().ending
+    }
+
+    /// Notes that the answer has been sent. `false`: there is to be no further request.
     pub(super) fn idle(&self) -> bool {
         let mut state = self.connections.lock();
-        let ending = state.ending;
         if let Some(client) = state.present.get_mut(&self.number) {
             client.idle_since = Some(Instant::now());
         }
-        !ending
+        !state.ending
     }
 }
 

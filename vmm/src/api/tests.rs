@@ -89,6 +89,7 @@ fn answer(server: &Server, stop: &AtomicBool) -> u64 {
             Command::Ping => reply.send(Ok(Done::with(&Ping::own()))),
             Command::Wait => server.tell_end(reply),
             Command::Shutdown => server.confirm_end(reply),
+            Command::Stats => reply.send(Ok(Done::With(json!(["x".repeat(2 << 20)])))),
             _ => reply.send(Ok(Done::Silently)),
         }
     }
@@ -220,6 +221,49 @@ fn clients_that_say_nothing_make_room_for_one_that_does() {
     let started = Instant::now();
     served.works();
     assert!(started.elapsed() < PATIENCE / 2);
+    drop(silent);
+}
+
+/// Each could hold its place for the seconds that a request may take.
+#[test]
+fn clients_that_have_sent_half_a_request_make_room_as_well() {
+    let served = Served::start();
+    let half: Vec<_> = (0..connections::LIMIT)
+        .map(|_| {
+            let mut stream = served.connect();
+            stream.write_all(b"GET /api/v1/vmm.ping HT").unwrap();
+            stream
+        })
+        .collect();
+    // Until all of them have been read.
+    thread::sleep(Duration::from_millis(200));
+    let started = Instant::now();
+    served.works();
+    assert!(started.elapsed() < Duration::from_secs(2));
+    drop(half);
+}
+
+/// A client that reads slowly is owed the rest: it is not among those that are sent away.
+#[test]
+fn an_answer_is_sent_whole_before_its_client_may_be_sent_away() {
+    let served = Served::start();
+    let mut slow = served.connect();
+    // More than fits into a socket's buffer.
+    slow.write_all(b"GET /api/v1/ferry.stats HTTP/1.1\r\n\r\n")
+        .unwrap();
+    thread::sleep(Duration::from_millis(200));
+    let silent: Vec<_> = (0..2 * connections::LIMIT)
+        .map(|_| served.connect())
+        .collect();
+    thread::sleep(Duration::from_millis(200));
+    let ending = {
+        let server = Arc::clone(&served.server);
+        thread::spawn(move || server.end(&json!({"exit_code": 0})))
+    };
+    thread::sleep(Duration::from_millis(200));
+    let answer = response(&mut slow);
+    assert!(answer.ends_with("\"]"), "{} bytes", answer.len());
+    ending.join().unwrap();
     drop(silent);
 }
 
