@@ -3,7 +3,7 @@
 use super::answer::{Answer, Refusal, RefusalKind};
 use super::command::Reply;
 use super::connections::Place;
-use super::message::{Head, Malformed, Response};
+use super::message::{CONTINUE, Head, Malformed, Response};
 use super::route;
 use super::server::Caller;
 use devices::host::Problem;
@@ -102,7 +102,7 @@ impl Client {
         };
         let len = head.len + head.body_len;
         if head.expects_continue && self.received.len() < len {
-            let sent = self.send(b"HTTP/1.1 100 Continue\r\n\r\n");
+            let sent = self.send(CONTINUE);
             sent.map_err(|_| NoRequest::Gone)?;
         }
         while self.received.len() < len {

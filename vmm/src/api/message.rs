@@ -86,10 +86,8 @@ impl Head {
             method: request.method.unwrap_or_default().to_owned(),
             path: path(request.path.unwrap_or_default()).to_owned(),
             body_len: fields.body_len,
-            keep_alive: match version_1_1 {
-                true => !fields.close,
-                false => fields.keep_alive && !fields.close,
-            },
+            // HTTP/1.0 closes, unless both sides say otherwise; this one does not.
+            keep_alive: version_1_1 && !fields.close,
             expects_continue: version_1_1 && fields.expects_continue,
         }))
     }
@@ -108,7 +106,6 @@ fn path(target: &str) -> &str {
 struct Fields {
     body_len: usize,
     close: bool,
-    keep_alive: bool,
     expects_continue: bool,
 }
 
@@ -131,7 +128,6 @@ impl Fields {
                 return Err(Malformed::Unmeasured);
             } else if is("connection") {
                 fields.close |= has("close");
-                fields.keep_alive |= has("keep-alive");
             } else if is("expect") {
                 fields.expects_continue |= has("100-continue");
             }
@@ -177,11 +173,13 @@ impl Response {
         }
     }
 
-    /// As it is sent. `keep_alive`: another request may follow.
+    /// As it is sent, in ASCII. `keep_alive`: another request may follow.
+    ///
+    /// There is no reason phrase (RFC 9112 section 4 lets it be empty): clients of Cloud Hypervisor's API take all behind the
+    /// version for the status.
     #[must_use]
     pub(super) fn bytes(&self, keep_alive: bool) -> Vec<u8> {
-        let mut text = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
-        text.push_str("Server: Ferry API\r\n");
+        let mut text = format!("HTTP/1.1 {} \r\nServer: Ferry API\r\n", self.status);
         if let Some(method) = self.allow {
             text.push_str(&format!("Allow: {method}\r\n"));
         }
@@ -190,6 +188,7 @@ impl Response {
         }
         match &self.body {
             Some(body) => {
+                let body = ascii(body);
                 text.push_str("Content-Type: application/json\r\n");
                 text.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
             }
@@ -199,21 +198,23 @@ impl Response {
     }
 }
 
-fn reason(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        204 => "No Content",
-        400 => "Bad Request",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        _ => "Internal Server Error",
+/// The word that a client waits for before it sends a body.
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 \r\n\r\n";
+
+/// The same JSON without characters beyond ASCII, which can only be in strings: the clients named above decode each piece that
+/// arrives on its own, and one may begin within a character.
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            text.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            text.push_str(&format!("\\u{unit:04x}"));
+        }
     }
+    text
 }
 
 #[cfg(test)]
@@ -263,7 +264,8 @@ mod tests {
         assert!(keep_alive("1.1", ""));
         assert!(!keep_alive("1.1", "Connection: TE, Close\r\n"));
         assert!(!keep_alive("1.0", ""));
-        assert!(keep_alive("1.0", "connection: keep-alive\r\n"));
+        // It would have to be told that it stays open.
+        assert!(!keep_alive("1.0", "connection: keep-alive\r\n"));
     }
 
     #[test]
@@ -309,7 +311,7 @@ mod tests {
             body: Some("{}".to_owned()),
         };
         let text = String::from_utf8(response.bytes(true)).unwrap();
-        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        assert!(text.starts_with("HTTP/1.1 200 \r\n"), "{text}");
         assert!(text.ends_with("Content-Length: 2\r\n\r\n{}"), "{text}");
         let response = Response {
             status: 204,
@@ -320,6 +322,25 @@ mod tests {
         // A 204 has no body and no length of one (RFC 9110 section 8.6).
         assert!(!text.contains("Content-Length"), "{text}");
         assert!(text.contains("Connection: close\r\n"), "{text}");
+    }
+
+    #[test]
+    fn a_body_is_the_same_json_in_ascii() {
+        let value = serde_json::json!({"a\u{e4}": "\u{20ac}\u{1f980} \"\\ \u{7f}\n"});
+        let response = Response {
+            status: 200,
+            allow: None,
+            body: Some(value.to_string()),
+        };
+        let bytes = response.bytes(true);
+        assert!(bytes.is_ascii());
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.ends_with(&format!("Content-Length: {}", body.len())));
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(body).unwrap(),
+            value
+        );
     }
 
     proptest! {
