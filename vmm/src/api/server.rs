@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -61,13 +61,19 @@ pub(super) struct Caller {
 impl Caller {
     /// Hands a command over.
     pub(super) fn call(&self, command: Command, reply: Reply) -> Result<(), Refusal> {
-        let busy = |_| busy("the guest's Ferry has too much to do already");
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(how) = &*ended {
             tell(Call { command, reply }, how);
             return Ok(());
         }
-        self.calls.try_send(Call { command, reply }).map_err(busy)?;
+        match self.calls.try_send(Call { command, reply }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                return Err(busy("the guest's Ferry has too much to do already"));
+            }
+            // Its reply is dropped, which answers it.
+            Err(TrySendError::Disconnected(_)) => return Ok(()),
+        }
         if let Err(error) = self.notify.write(1) {
             log::error!("the control thread can't be told of an API request: {error}");
         }
@@ -190,8 +196,9 @@ impl Server {
         drop(stop);
         // A panic of it was printed.
         let _ = thread.join();
-        // Dropping a reply answers it.
-        while self.next_call().is_some() {}
+        // No further command gets in, and dropping the reply of one that waits answers it.
+        let (_, nothing) = mpsc::sync_channel(0);
+        *self.calls.lock().unwrap_or_else(PoisonError::into_inner) = nothing;
         *self.at_end() = AtEnd::default();
         self.connections.end(LAST_WORDS);
     }

@@ -306,6 +306,33 @@ fn a_client_of_http_1_0_is_told_and_gets_the_end() {
     assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
 }
 
+/// Two that ask as soon as they are answered, and do not stop when the guest does.
+#[test]
+fn clients_that_never_stop_asking_do_not_keep_the_server_from_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("api.sock");
+    let server = Server::start(ApiSocket::bind(&path).unwrap()).unwrap();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            thread::spawn(move || {
+                let ping = b"GET /api/v1/vmm.ping HTTP/1.1\r\n\r\n";
+                while stream.write_all(ping).is_ok()
+                    && stream.read(&mut [0; 4096]).is_ok_and(|count| count > 0)
+                {}
+            })
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(100));
+    let started = Instant::now();
+    drop(server);
+    assert!(started.elapsed() < PATIENCE / 2);
+    clients
+        .into_iter()
+        .for_each(|client| client.join().unwrap());
+}
+
 #[test]
 fn a_slow_client_is_told_and_holds_nobody_up() {
     let served = Served::start();
