@@ -3,7 +3,7 @@
 use super::answer::{Done, Refusal, RefusalKind};
 use super::command::{Call, Command, Reply};
 use super::connection;
-use super::connections::Connections;
+use super::connections::{self, Connections};
 use super::message::Response;
 use super::socket::ApiSocket;
 use devices::host::Problem;
@@ -20,8 +20,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Commands that may wait for the control thread; there are no more connections than that.
 const CALLS: usize = 32;
-/// Clients that may wait for the guest's end.
-const TOLD: usize = 4;
+/// Clients that may wait for the guest's end: there is room for one that brings it about.
+pub(super) const TOLD: usize = connections::LIMIT - 1;
 /// Between two tries to accept, when the host is out of descriptors.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// How long clients may take to read what they were told at the end.

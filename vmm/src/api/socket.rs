@@ -2,6 +2,7 @@
 
 use devices::host::Problem;
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 const BACKLOG: i32 = 16;
 /// How long another Ferry may take to put its socket into the same folder.
 const TURN: Duration = Duration::from_secs(1);
+/// How long a listener may take to have room for somebody who only wants to know whether it is there.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// A socket that listens. Dropping it removes its file.
 #[derive(Debug)]
@@ -151,7 +154,7 @@ fn clear(path: &Path) -> Result<(), SocketError> {
     if !metadata.file_type().is_socket() {
         return Err(SocketError::NoSocket(path.to_owned()));
     }
-    match UnixStream::connect(path) {
+    match connect(path, GLANCE) {
         // Nobody listens: whoever made it was killed.
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             log::info!("{} was left by a Ferry that is gone", path.display());
@@ -164,6 +167,21 @@ fn clear(path: &Path) -> Result<(), SocketError> {
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Connects, for which a listener that accepts nobody, because it was stopped, has no longer than `limit`. Nor has it longer
+/// for each piece of what is sent then.
+///
+/// # Errors
+/// `WouldBlock` after that time, or the errno.
+pub(super) fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // For a Unix socket this is also how long it waits for room among those that are to be accepted.
+    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket.into())
 }
 
 fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -196,13 +214,10 @@ mod tests {
     #[test]
     fn only_its_owner_can_open_a_socket() {
         let (_folder, path) = place();
-        // The mode is there before anybody can connect: bound, and not yet listening.
-        let address = SocketAddrUnix::new(&path).unwrap();
-        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
-        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).unwrap();
-        rustix::net::bind(&socket, &address).unwrap();
+        // Nothing changes the mode afterwards.
+        let listener = listen(&path).unwrap();
         assert_eq!(mode(&path), 0o600);
-        drop(socket);
+        drop(listener);
         let _socket = ApiSocket::bind(&path).unwrap();
         assert_eq!(mode(&path), 0o600);
     }
@@ -227,6 +242,23 @@ mod tests {
         // It is still the first one's.
         assert!(UnixStream::connect(&path).is_ok());
         drop(live);
+    }
+
+    #[test]
+    fn a_listener_that_accepts_nobody_is_there_and_holds_nobody_up() {
+        let (_folder, path) = place();
+        let _stopped = listen(&path).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = connect(&path, GLANCE) {
+            waiting.push(stream);
+        }
+        assert!(waiting.len() >= BACKLOG.unsigned_abs() as usize);
+        let started = Instant::now();
+        let error = ApiSocket::bind(&path).unwrap_err();
+        assert!(matches!(error, SocketError::Taken(_)), "{error}");
+        let error = connect(&path, Duration::from_millis(100)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        assert!(started.elapsed() < Duration::from_secs(5));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The server with a control thread of its own that answers as if there were a guest.
 
+use super::server::TOLD;
 use super::*;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -419,12 +420,12 @@ fn clients_that_went_away_are_forgotten() {
 fn too_many_clients_that_wait_are_told_so() {
     let served = Served::start();
     let mut waiting = Vec::new();
-    for count in 0..5 {
+    for count in 0..=TOLD {
         let mut stream = served.connect();
         stream
             .write_all(b"GET /api/v1/ferry.wait HTTP/1.1\r\n\r\n")
             .unwrap();
-        if count == 4 {
+        if count == TOLD {
             let answer = response(&mut stream);
             assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
         }

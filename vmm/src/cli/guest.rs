@@ -12,6 +12,12 @@ use vmm::api::{ClientError, ask};
 /// How long an answer may take that waits for nothing but Ferry.
 const SOON: Duration = Duration::from_secs(60);
 
+/// What to do about a Ferry that does not answer what it always can.
+const SILENT: &str =
+    "see whether its ferry run is stopped (kill -CONT goes on with it) or very busy, and try again";
+/// What to do about a guest that does not end.
+const IMPATIENT: &str = "give it more time with --timeout SECONDS, or none with --force";
+
 /// A guest by its name or its socket
 #[derive(clap::Args)]
 pub(super) struct Target {
@@ -72,6 +78,7 @@ pub(super) struct Wait {
 }
 
 /// A running guest.
+#[derive(Clone)]
 pub(super) struct Guest {
     socket: PathBuf,
 }
@@ -117,7 +124,7 @@ impl Guest {
     /// Asks for what takes no longer than Ferry needs for it.
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
         let answer = self.ask("GET", path, None, Some(SOON))?;
-        Ok(answer.unwrap_or_default())
+        answer.ok_or_else(|| self.strange())
     }
 
     /// Has something done that takes no longer than Ferry needs for it.
@@ -133,30 +140,47 @@ impl Guest {
         body: Option<&Value>,
         limit: Option<Duration>,
     ) -> Result<Option<Value>, Failure> {
-        let asked = ask(&self.socket, method, path, body);
-        asked
-            .and_then(|asked| asked.answer(limit))
-            .map_err(|error| self.failure(error))
+        self.answer(method, path, body, limit)
+            .map_err(|error| self.failure(error, SILENT))
     }
 
-    /// Its exit code, when it has ended.
+    fn answer(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        limit: Option<Duration>,
+    ) -> Result<Option<Value>, ClientError> {
+        ask(&self.socket, method, path, body, limit)?.answer(limit)
+    }
+
+    /// Its exit code, when it has ended, which it may do because of `then`.
     fn wait(
         &self,
-        then: impl FnOnce() -> Result<(), Failure>,
+        then: impl FnOnce() -> Result<(), ClientError>,
         limit: Option<Duration>,
-    ) -> Result<ExitCode, Failure> {
-        let asked = ask(&self.socket, "GET", "ferry.wait", None);
-        let asked = asked.map_err(|error| self.failure(error))?;
-        then()?;
-        let answer = asked.answer(limit).map_err(|error| self.failure(error))?;
+    ) -> Result<u8, Failure> {
+        let failure = |error| self.failure(error, IMPATIENT);
+        let asked = ask(&self.socket, "GET", "ferry.wait", None, limit).map_err(failure)?;
+        let answer = match then() {
+            // It may have ended by itself just before: whoever waited longer knows.
+            Err(error) if may_have_ended(&error) => {
+                asked.answer(limit).map_err(|_| failure(error))?
+            }
+            Err(error) => return Err(failure(error)),
+            Ok(()) => asked.answer(limit).map_err(failure)?,
+        };
         let code = answer.and_then(|answer| answer["exit_code"].as_u64());
-        Ok(code
-            .and_then(|code| u8::try_from(code).ok())
-            .unwrap_or_default()
-            .into())
+        let code = code.and_then(|code| u8::try_from(code).ok());
+        code.ok_or_else(|| self.strange())
     }
 
-    fn failure(&self, error: ClientError) -> Failure {
+    fn strange(&self) -> Failure {
+        self.failure(ClientError::Strange(self.socket.clone()), SILENT)
+    }
+
+    /// What the user is told; `late` is what can be done about a guest that takes too long.
+    fn failure(&self, error: ClientError, late: &str) -> Failure {
         let socket = self.socket.display();
         let problems = match error {
             ClientError::Refused { problems, .. } => problems,
@@ -166,9 +190,9 @@ impl Guest {
                 "start one there, or give the name or socket of one that runs: ferry run --name NAME …",
             )],
             ClientError::Late => vec![Problem::new(
-                "the guest has not done so in time",
-                "it does not listen, or takes longer",
-                "give it more time with --timeout SECONDS, or none with --force",
+                format!("the guest at {socket} has not done so in time"),
+                "it, or its Ferry, does not listen, or takes longer",
+                late,
             )],
             ClientError::Gone => vec![Problem::new(
                 format!("the guest at {socket} is gone"),
@@ -177,7 +201,7 @@ impl Guest {
             )],
             ClientError::Strange(_) => vec![Problem::new(
                 format!("{socket} is no guest's socket"),
-                "what answers there is no HTTP",
+                "what answers there is no Ferry, or one of another version",
                 "give the path of: ferry run --api-socket PATH",
             )],
         };
@@ -185,6 +209,15 @@ impl Guest {
             exit: Exit::HostSetUp,
             problems,
         }
+    }
+}
+
+/// Whether a guest that has just ended fails a command like this.
+fn may_have_ended(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused { status, .. } => *status == 500,
+        ClientError::Gone | ClientError::NoGuest { .. } => true,
+        ClientError::Late | ClientError::Strange(_) => false,
     }
 }
 
@@ -228,8 +261,13 @@ impl Stop {
         if self.force {
             guest.ask("PUT", "vm.shutdown", None, None)?;
         } else {
-            let limit = Duration::from_secs(self.timeout.into());
-            guest.wait(|| guest.put("vm.power-button"), Some(limit))?;
+            let limit = Some(Duration::from_secs(self.timeout.into()));
+            let press = || {
+                guest
+                    .answer("PUT", "vm.power-button", None, limit)
+                    .map(|_| ())
+            };
+            guest.wait(press, limit)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -238,6 +276,77 @@ impl Stop {
 impl Wait {
     /// `ferry wait`.
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        self.target.guest()?.wait(|| Ok(()), None)
+        let code = self.target.guest()?.wait(|| Ok(()), None)?;
+        Ok(code.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::thread;
+
+    const END: &str = "HTTP/1.1 200 \r\nContent-Length: 15\r\n\r\n{\"exit_code\":0}";
+    const ENDED: &str = "HTTP/1.1 500 \r\nContent-Length: 13\r\n\r\n[\"a\",\"b\",\"c\"]";
+    const PAUSED: &str = "HTTP/1.1 405 \r\nContent-Length: 13\r\n\r\n[\"a\",\"b\",\"c\"]";
+
+    fn accept(listener: &UnixListener) -> UnixStream {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        stream
+    }
+
+    /// Stops a guest that answers the press of its button, and then whoever waits for its end.
+    fn stop(press: &'static str, end: &'static str) -> Result<ExitCode, Failure> {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("api.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let ferry = thread::spawn(move || {
+            let mut waiting = accept(&listener);
+            let mut pressing = accept(&listener);
+            pressing.write_all(press.as_bytes()).unwrap();
+            drop(pressing);
+            // Whoever waits may be gone.
+            let _ = waiting.write_all(end.as_bytes());
+        });
+        let stop = Stop {
+            target: Target {
+                name: None,
+                socket: Some(socket),
+            },
+            force: false,
+            timeout: 20,
+        };
+        let stopped = stop.run();
+        ferry.join().unwrap();
+        stopped
+    }
+
+    #[test]
+    fn a_guest_that_ends_before_its_button_is_pressed_is_stopped() {
+        assert!(stop("HTTP/1.1 204 \r\n\r\n", END).is_ok());
+        assert!(stop(ENDED, END).is_ok());
+        assert!(stop("", END).is_ok());
+        // What failed first is told.
+        let failure = stop(ENDED, "").unwrap_err();
+        assert_eq!(failure.problems, [Problem::new("a", "b", "c")]);
+        assert!(stop(PAUSED, END).is_err());
+    }
+
+    #[test]
+    fn an_end_that_is_not_told_is_no_success() {
+        const BUTTON: &str = "HTTP/1.1 204 \r\n\r\n";
+        for end in [
+            "",
+            "HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\n{}",
+            "HTTP/1.1 200 \r\nContent-Length: 15\r\n\r\n{\"exit_code\":",
+            "HTTP/1.1 200 \r\nContent-Length: 17\r\n\r\n{\"exit_code\":256}",
+            "HTTP/1.1 204 \r\n\r\n",
+            "HTTP/1.1 200 \r\n\r\nhello",
+        ] {
+            assert!(stop(BUTTON, end).is_err(), "{end}");
+        }
     }
 }
