@@ -29,6 +29,7 @@ pub use answer::{Answer, Done, Refusal, RefusalKind, problems};
 pub use client::{Asked, ClientError, ask};
 pub use command::{Call, Command, NewDevice, RemovalRequest, Reply};
 pub use message::{BODY_LIMIT, HEAD_LIMIT, Head, Malformed};
+pub use request::LONGEST_TIMEOUT;
 pub use route::ROOT;
 pub use server::Server;
 pub use socket::{ApiSocket, SocketError};

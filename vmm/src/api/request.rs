@@ -3,14 +3,22 @@
 use super::answer::{Refusal, RefusalKind};
 use super::command::{Command, NewDevice, RemovalRequest};
 use crate::device_keys;
-use crate::spec::{DeviceRequest, ErrorPolicy, RemovalSpec};
+use crate::spec::{DeviceRequest, ErrorPolicy, PlacementError, RemovalSpec};
 use devices::host::Problem;
 use devices::pci::{GuestBdf, HostSbdf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
+
+/// Devices of one request: as many as the guest's bus has room for.
+pub(super) const DEVICES: usize = 31 * 8;
+/// Bytes of all ROM files of one request.
+const ROMS: u64 = 64 << 20;
+/// Seconds that a client may have a guest have for a device.
+pub const LONGEST_TIMEOUT: u32 = 3600;
 
 /// Body of `vm.add-device`. Keys down to `pci_device_id` are Cloud Hypervisor's, of those from `host` on are Ferry's.
 #[derive(Debug, Default, Deserialize)]
@@ -93,10 +101,11 @@ const ADD: &str = "the device to be added is not understood";
 
 /// What `vm.add-device` asks for.
 pub(super) fn add_device(body: &[u8]) -> Result<Command, Refusal> {
-    new_device(body).map(Command::AddDevice)
+    let (host, body) = named_device(body)?;
+    new_device(host, &body, &mut { ROMS }).map(Command::AddDevice)
 }
 
-/// What `ferry.add-devices` asks for.
+/// What `ferry.add-devices` asks for. No file is read before it is known that they are not too many, nor one of them given twice.
 pub(super) fn add_devices(body: &[u8]) -> Result<Command, Refusal> {
     const WHAT: &str = "the devices to be added are not understood";
     let example =
@@ -106,15 +115,34 @@ pub(super) fn add_devices(body: &[u8]) -> Result<Command, Refusal> {
         let remedy = format!("send, for example: {example}");
         return Err(invalid(WHAT, "there is none", remedy));
     }
-    let devices = devices
+    if devices.len() > DEVICES {
+        let why = format!("there are {}", devices.len());
+        let remedy = format!("add up to {DEVICES}, which is all that a guest's bus has room for");
+        return Err(invalid(WHAT, why, remedy));
+    }
+    let named = devices
         .iter()
-        .map(|device| new_device(device.to_string().as_bytes()));
+        .map(|device| named_device(device.to_string().as_bytes()));
+    let named: Vec<_> = named.collect::<Result<_, _>>()?;
+    let mut hosts = BTreeSet::new();
+    if let Some((host, _)) = named.iter().find(|(host, _)| !hosts.insert(*host)) {
+        let problem = PlacementError::SameHostDevice(*host).problem();
+        return Err(Refusal::new(RefusalKind::Conflict, problem));
+    }
+    let mut left = ROMS;
+    let devices = named
+        .iter()
+        .map(|(host, body)| new_device(*host, body, &mut left));
     devices.collect::<Result<_, _>>().map(Command::AddDevices)
 }
 
-fn new_device(body: &[u8]) -> Result<NewDevice, Refusal> {
+fn named_device(body: &[u8]) -> Result<(HostSbdf, AddDevice), Refusal> {
     let body: AddDevice = parse(body, ADD, r#"{"host": "01:00.0", "id": "nic0"}"#)?;
-    let host = host(&body, ADD)?;
+    Ok((host(&body, ADD)?, body))
+}
+
+/// The device, whose ROM file may have `left` bytes.
+fn new_device(host: HostSbdf, body: &AddDevice, left: &mut u64) -> Result<NewDevice, Refusal> {
     let what = format!("{host} can't be added");
     let unsupported = |key: &str| {
         let why = format!("'{key}' asks for something that Ferry has not");
@@ -130,16 +158,25 @@ fn new_device(body: &[u8]) -> Result<NewDevice, Refusal> {
         return Err(unsupported("x_exclude_mmap_bars"));
     }
     let id = body.id.as_deref().map(device_keys::id).transpose();
-    let id = id.map_err(|why| invalid(&what, why, "use letters, digits, '-', '_', '.' and ':'"))?;
-    let rom = body.rom.as_deref().map(device_keys::rom).transpose();
+    let id = id.map_err(|why| {
+        invalid(
+            &what,
+            why,
+            "use letters, digits, '-', '.', ':' and, but for the first, '_'",
+        )
+    })?;
+    let guest = place(body, &what)?;
+    let rom = body.rom.as_deref();
+    let rom = rom.map(|value| device_keys::rom_within(value, left));
+    let rom = rom.transpose();
     let rom = rom.map_err(|problem| Refusal::new(RefusalKind::Invalid, problem))?;
     Ok(NewDevice {
         device: DeviceRequest {
             host,
             id,
-            guest: place(&body, &what)?,
+            guest,
             rom: rom.unwrap_or_default(),
-            removal: removal(&body),
+            removal: removal(body),
         },
         managed: body.managed,
     })
@@ -209,6 +246,14 @@ pub(super) fn remove_device(body: &[u8]) -> Result<Command, Refusal> {
 /// What `ferry.remove-device` asks for.
 pub(super) fn ferry_remove_device(body: &[u8]) -> Result<Command, Refusal> {
     let body: FerryRemoveDevice = parse(body, REMOVE, r#"{"id": "nic0", "timeout": 10}"#)?;
+    if body
+        .timeout
+        .is_some_and(|seconds| seconds > LONGEST_TIMEOUT)
+    {
+        let why = format!("its 'timeout' is longer than {LONGEST_TIMEOUT} seconds");
+        let remedy = format!("give the guest up to {LONGEST_TIMEOUT} seconds, or ask again later");
+        return Err(invalid(REMOVE, why, remedy));
+    }
     Ok(Command::RemoveDevice {
         id: body.id,
         how: RemovalRequest::Await {
@@ -267,6 +312,54 @@ mod tests {
         }
     }
 
+    fn refused(bodies: &[String]) -> Refusal {
+        let body = format!(r#"{{"devices": [{}]}}"#, bodies.join(","));
+        add_devices(body.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn more_devices_than_there_is_room_for_and_one_twice_are_refused_before_a_file_is_read() {
+        // It would be refused for that, too.
+        let with_rom = |host: String| format!(r#"{{"host": "{host}", "rom": "/nonexistent"}}"#);
+        let nth = |nth: usize| {
+            with_rom(format!(
+                "{:02x}:{:02x}.{}",
+                nth >> 8,
+                nth >> 3 & 31,
+                nth & 7
+            ))
+        };
+        let all: Vec<_> = (0..=DEVICES).map(nth).collect();
+        let many = refused(&all);
+        assert_eq!(many.status(), 400);
+        assert_eq!(many.problems[0].why, "there are 249");
+        let twice = refused(&[nth(8), nth(9), nth(8)]);
+        assert_eq!(twice.status(), 409);
+        assert!(twice.problems[0].why.contains("given twice"));
+        assert!(
+            refused(&all[..DEVICES]).problems[0]
+                .what
+                .contains("/nonexistent")
+        );
+    }
+
+    #[test]
+    fn rom_files_of_one_request_are_limited_together() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut image = vec![0; 16 << 20];
+        image[..2].copy_from_slice(&[0x55, 0xaa]);
+        std::fs::write(file.path(), image).unwrap();
+        let device = |nth| format!(r#"{{"host": "01:0{nth}.0", "rom": {:?}}}"#, file.path());
+        let devices: Vec<_> = (0..5).map(device).collect();
+        let four = format!(r#"{{"devices": [{}]}}"#, devices[..4].join(","));
+        assert!(add_devices(four.as_bytes()).is_ok());
+        let problem = refused(&devices).problems.remove(0);
+        assert!(
+            problem.why.contains("too large for one request"),
+            "{problem}"
+        );
+    }
+
     #[test]
     fn all_keys_of_a_device_are_understood() {
         let all = r#"{"host": "01:00.0", "id": "nic0", "addr": "6.1", "rom": "off", "managed": true,
@@ -304,6 +397,7 @@ mod tests {
             r#"{"host": "01:00.0", "addr": "6", "pci_device_id": 6}"#,
             r#"{"host": "01:00.0", "pci_device_id": 32}"#,
             r#"{"host": "01:00.0", "id": "a b"}"#,
+            r#"{"host": "01:00.0", "id": "_vcpu0"}"#,
             r#"{"host": "01:00.0", "on_error": "explode"}"#,
             r#"{"host": "01:00.0", "rom": "/nonexistent"}"#,
             r#"{"host": "01:00.0"} {}"#,
@@ -340,6 +434,8 @@ mod tests {
         assert!(remove_device(br#"{"id": "nic0", "force": true}"#).is_err());
         assert!(remove_device(b"{}").is_err());
         assert!(ferry_remove_device(br#"{"id": "nic0", "timeout": -1}"#).is_err());
+        assert!(ferry_remove_device(br#"{"id": "nic0", "timeout": 3600}"#).is_ok());
+        assert!(ferry_remove_device(br#"{"id": "nic0", "timeout": 3601}"#).is_err());
     }
 
     #[test]

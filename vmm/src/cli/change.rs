@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
+use vmm::api::LONGEST_TIMEOUT;
 
 /// How often a person is told how far it is.
 const GLANCE: Duration = Duration::from_millis(500);
@@ -52,7 +53,7 @@ pub(super) struct Remove {
     /// Take it away when the guest has not let go of it in time
     #[arg(long)]
     force: bool,
-    /// How long the guest may take, if not as long as the device's request-timeout says
+    /// How long the guest may take, up to 3600, if not as long as the device's request-timeout says
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
 }
@@ -155,10 +156,23 @@ impl Remove {
                 format!("write, for example: {example}"),
             )));
         };
+        patience(self.timeout).map_err(Failure::usage)?;
         let body = json!({"id": id, "force": self.force, "timeout": self.timeout});
         guest.ask("PUT", "ferry.remove-device", Some(&body), None)?;
         let _ = io::stdout().write_all(format!("{id} has left the guest\n").as_bytes());
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Refuses what the guest's Ferry would.
+fn patience(timeout: Option<u32>) -> Result<(), Problem> {
+    match timeout.filter(|seconds| *seconds > LONGEST_TIMEOUT) {
+        None => Ok(()),
+        Some(seconds) => Err(Problem::new(
+            format!("--timeout {seconds} is too long"),
+            format!("a client waits for a guest up to {LONGEST_TIMEOUT} s"),
+            format!("give a number up to that, e.g. --timeout {LONGEST_TIMEOUT}"),
+        )),
     }
 }
 
@@ -212,6 +226,13 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_guest_longer_than_its_ferry_lets_him() {
+        assert!(patience(None).is_ok() && patience(Some(3600)).is_ok());
+        let problem = patience(Some(3601)).unwrap_err();
+        assert_eq!(problem.what, "--timeout 3601 is too long");
     }
 
     #[test]

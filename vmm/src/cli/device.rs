@@ -105,7 +105,10 @@ impl Keys {
             }
             "id" => {
                 let name = name(value).map_err(|why| {
-                    problem(why, "use letters, digits, '-', '_' and '.', e.g. id=nic0")
+                    problem(
+                        why,
+                        "use letters, digits, '-', '.' and, but for the first, '_', e.g. id=nic0",
+                    )
                 })?;
                 self.id.replace(name).is_some()
             }
@@ -322,6 +325,7 @@ mod tests {
             "host=01:00.0,addr=0x",
             "host=01:00.0,id=",
             "host=01:00.0,id=a b",
+            "host=01:00.0,id=_kvm",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
