@@ -74,7 +74,7 @@ pub struct Reply {
 
 impl Reply {
     /// A reply, its other end, and what lasts as long as the client does.
-    pub(super) fn new() -> (Self, Receiver<Answer>, Arc<()>) {
+    pub(crate) fn new() -> (Self, Receiver<Answer>, Arc<()>) {
         let (sender, answers) = mpsc::sync_channel(1);
         let present = Arc::new(());
         let client = Arc::downgrade(&present);

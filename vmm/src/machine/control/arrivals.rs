@@ -7,9 +7,13 @@ use crate::events::Origin;
 use crate::machine::arrival::{Arrival, Prepared, refusal};
 use crate::machine::{MachineError, process};
 use crate::spec::{DeviceSpec, PlacementError, Present, place_beside};
+use devices::host::Problem;
 use event_manager::EventOps;
 use std::collections::VecDeque;
 use vmm_sys_util::eventfd::EventFd;
+
+/// Clients whose devices may wait for others'.
+const WAITING: usize = 8;
 
 /// Devices that are to come, and what their client waits for.
 struct Wanted {
@@ -56,6 +60,16 @@ impl Arrivals {
         })
     }
 
+    /// Queues them. Those whose clients went away meanwhile are nobody's wish any longer, and hold the contents of their ROM files
+    /// no longer.
+    fn queue(&mut self, wanted: Wanted) {
+        self.waiting.retain(|one| !one.reply.abandoned());
+        if self.waiting.len() < WAITING {
+            return self.waiting.push_back(wanted);
+        }
+        wanted.reply.send(Err(busy()));
+    }
+
     /// Lets go of all that has not arrived. Waits for the thread that opens a device.
     pub(super) fn give_up(&mut self) {
         self.waiting.clear();
@@ -66,7 +80,7 @@ impl Arrivals {
 impl Control {
     /// Has `devices` opened when those that were asked for earlier have come.
     pub(super) fn add_devices(&mut self, devices: Vec<NewDevice>, list: bool, reply: Reply) {
-        self.arrivals.waiting.push_back(Wanted {
+        self.arrivals.queue(Wanted {
             devices,
             list,
             reply,
@@ -159,6 +173,15 @@ impl Control {
     }
 }
 
+fn busy() -> Refusal {
+    let problem = Problem::new(
+        "the device is not added",
+        format!("the devices of {WAITING} clients are waiting to be added already"),
+        "try again when they have been",
+    );
+    Refusal::new(RefusalKind::Busy, problem)
+}
+
 fn misplaced(error: &PlacementError) -> Refusal {
     let kind = match error {
         PlacementError::HostBridgeSlot(_) | PlacementError::NoFunctionZero { .. } => {
@@ -167,4 +190,50 @@ fn misplaced(error: &PlacementError) -> Refusal {
         _ => RefusalKind::Conflict,
     };
     Refusal::new(kind, error.problem())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> (Wanted, impl FnOnce() -> Option<Answer>) {
+        let (reply, answers, client) = Reply::new();
+        let wanted = Wanted {
+            devices: Vec::new(),
+            list: false,
+            reply,
+        };
+        // Whoever has this waits.
+        let answer = move || {
+            drop(client);
+            answers.try_recv().ok()
+        };
+        (wanted, answer)
+    }
+
+    #[test]
+    fn clients_that_come_and_go_leave_nothing_behind_and_too_many_are_told_so() {
+        let mut arrivals = Arrivals::new(EventFd::new(0).unwrap());
+        for _ in 0..100 {
+            let (one, client) = wanted();
+            arrivals.queue(one);
+            drop(client);
+        }
+        assert!(arrivals.waiting.len() <= 1);
+        let mut clients = Vec::new();
+        for _ in 0..=WAITING {
+            let (one, client) = wanted();
+            arrivals.queue(one);
+            clients.push(client);
+        }
+        assert_eq!(arrivals.waiting.len(), WAITING);
+        let answers = clients.into_iter().map(|client| client());
+        let answers: Vec<_> = answers.collect();
+        let (last, others) = answers.split_last().unwrap();
+        assert!(others.iter().all(Option::is_none));
+        let Some(Err(refusal)) = last else {
+            panic!("{last:?}");
+        };
+        assert_eq!(refusal.status(), 429);
+    }
 }
