@@ -151,6 +151,13 @@ impl Server {
         calls.try_recv().ok()
     }
 
+    /// Has [`Server::notified`] become readable again, for what may still wait.
+    pub fn call_again(&self) {
+        if let Err(error) = self.notified.write(1) {
+            log::error!("API requests may wait for the next one: {error}");
+        }
+    }
+
     /// Answers `reply` at the [`Server::end`], with how that was.
     pub fn tell_end(&self, reply: Reply) {
         let mut at_end = self.at_end();

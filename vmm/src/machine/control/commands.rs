@@ -10,12 +10,18 @@ use crate::spec::DeviceSpec;
 use devices::host::Problem;
 use event_manager::EventOps;
 
+/// Commands that are carried out before signals, timers and the guest have their turn again.
+const TURN: usize = 8;
+
 impl Control {
-    /// Carries out what waits.
+    /// Carries out what waits, or the first part of it.
     pub(super) fn serve_api(&mut self, ops: &mut EventOps<'_>) {
-        while self.ended.is_none() {
-            let next = self.api.as_ref().and_then(|api| api.next_call());
-            let Some(Call { command, reply }) = next else {
+        let Some(api) = self.api.clone() else { return };
+        for _ in 0..TURN {
+            if self.ended.is_some() {
+                return;
+            }
+            let Some(Call { command, reply }) = api.next_call() else {
                 return;
             };
             // What waited while its client went away is nobody's wish any longer.
@@ -23,6 +29,8 @@ impl Control {
                 self.carry_out(command, reply, ops);
             }
         }
+        // Clients that ask as soon as they are answered would keep it here for ever.
+        api.call_again();
     }
 
     fn carry_out(&mut self, command: Command, reply: Reply, ops: &mut EventOps<'_>) {
