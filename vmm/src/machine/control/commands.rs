@@ -80,23 +80,28 @@ impl Control {
             let why = "guest RAM is still being mapped for its devices";
             return Err(state(why, "try again in a moment"));
         }
-        loop {
-            if !self.stop_vcpus() {
-                self.ended = Some(Outcome::HostFailed("a vCPU thread panicked".to_owned()));
-                return Err(ended());
-            }
-            // What the guest did last comes first: it may have been its end, or a reboot.
-            let Some(cause) = self.machine.context.mailbox.take() else {
-                break;
-            };
-            self.stopped(cause, ops);
-            if self.ended.is_some() {
-                return Err(ended());
-            }
-        }
+        // What has booted it again may have been followed by more.
+        while self.settle(ops)? {}
         self.paused = Some(self.machine.pause());
         log::info!("the guest is paused");
         Ok(Done::Silently)
+    }
+
+    /// Takes the vCPUs out of the guest. What it did last comes before what a client wants: it may have been its end. `true`
+    /// when it was booted again for that.
+    fn settle(&mut self, ops: &mut EventOps<'_>) -> Result<bool, Refusal> {
+        if !self.stop_vcpus() {
+            self.ended = Some(Outcome::HostFailed("a vCPU thread panicked".to_owned()));
+            return Err(ended());
+        }
+        let Some(cause) = self.machine.context.mailbox.take() else {
+            return Ok(false);
+        };
+        self.stopped(cause, ops);
+        match self.ended {
+            Some(_) => Err(ended()),
+            None => Ok(true),
+        }
     }
 
     fn resume(&mut self) -> Answer {
@@ -118,11 +123,10 @@ impl Control {
     }
 
     fn reboot(&mut self, ops: &mut EventOps<'_>) -> Answer {
-        if !self.stop_vcpus() {
-            self.ended = Some(Outcome::HostFailed("a vCPU thread panicked".to_owned()));
-            return Err(ended());
+        // A guest that has just been booted again for its own reset needs no other.
+        if !self.settle(ops)? {
+            self.boot_again(RebootReason::Api, ops);
         }
-        self.boot_again(RebootReason::Api, ops);
         match self.ended {
             Some(_) => Err(ended()),
             None => Ok(Done::Silently),
