@@ -1,15 +1,25 @@
 //! The socket's file.
 
 use crate::{served, small};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use tests::site::Kernel;
-use tests::{Api, Attempt, MOMENT};
+use std::thread;
+use std::time::Duration;
+use tests::site::{self, Kernel};
+use tests::{Api, Attempt, MOMENT, until};
+
+/// Which file it is.
+fn identity(api: &Api) -> (u64, u64) {
+    let metadata = fs::symlink_metadata(api.socket()).unwrap();
+    (metadata.dev(), metadata.ino())
+}
 
 fn refused(api: &Api) {
     let socket = api.socket();
-    let before = fs::symlink_metadata(&socket).unwrap();
+    let before = identity(api);
     let words = ["--initramfs", "--api-socket"].map(str::to_owned);
     let initramfs = Kernel::Elf.initramfs();
     let attempt = Attempt::run(&[
@@ -23,7 +33,7 @@ fn refused(api: &Api) {
         problem.what.starts_with("the API socket can't be"),
         "{problem:?}"
     );
-    assert_eq!(fs::symlink_metadata(&socket).unwrap().len(), before.len());
+    assert_eq!(identity(api), before);
 }
 
 #[test]
@@ -67,4 +77,29 @@ fn a_guest_that_cannot_start_leaves_no_socket() {
     let mut ferry = run.option("--initramfs", "/dev/null").start();
     assert_ne!(ferry.exit(MOMENT), 0);
     assert!(!api.socket().exists());
+}
+
+/// The socket is there before another ferry has bound its devices, for which this one waits.
+#[test]
+fn a_signal_before_the_guest_is_there_leaves_no_socket_and_the_devices_driver() {
+    let nic = site::device("nic");
+    let driver = nic.driver();
+    // Makes the folder of the lock.
+    assert!(tests::shell("ferry unbind --stale; ls /run/ferry/bound").contains("lock"));
+    let lock = fs::File::options()
+        .write(true)
+        .open("/run/ferry/bound/lock");
+    let lock = lock.unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let api = Api::new();
+    let device = format!("host={},managed=on", nic.address());
+    let mut ferry = api.of(small()).option("--device", device).start();
+    until("the socket", MOMENT, || api.socket().exists().then_some(()));
+    thread::sleep(Duration::from_millis(200));
+    ferry.signal(Signal::TERM);
+    thread::sleep(Duration::from_millis(200));
+    drop(lock);
+    assert_eq!(ferry.exit(MOMENT), 10);
+    assert!(!api.socket().exists());
+    assert_eq!(nic.driver(), driver);
 }

@@ -111,27 +111,24 @@ pub(super) fn run(mut arguments: Arguments, start: Instant) -> Result<ExitCode, 
     let mut spec = arguments.spec().map_err(Failure::usage)?;
     let told = told.as_deref().map(event_monitor::parse).transpose();
     let told = told.map_err(Failure::usage)?;
-    let mut loans = Loans::choose(&mut requested)?;
+    let loans = Loans::choose(&mut requested)?;
     give(&mut spec, requested).map_err(Failure::usage)?;
     let managed = loans.addresses();
     // What can be known to be wrong is told before a device leaves its driver.
     check_host(&spec, &managed)?;
     let events = event_monitor::open(told, start).map_err(Failure::usage)?;
-    let api = api::serve(api_socket.as_deref(), name.as_deref())?;
     let set_up = |error: MachineError| Failure::host(error.problem());
     let mut signals = None;
-    if !managed.is_empty() {
-        loans.take_turn()?;
-    }
-    if api.is_some() || !managed.is_empty() {
+    if api_socket.is_some() || name.is_some() || !managed.is_empty() {
         // From here on no signal may end this process before it has given the devices back and removed its socket.
         signals = Some(RunSignals::catch().map_err(set_up)?);
     }
+    let api = api::serve(api_socket.as_deref(), name.as_deref())?;
     // Given back when this is dropped, after the machine, which has them open, is gone.
-    let bound = Arc::new(Managed::bind(loans)?);
-    if signals.as_mut().is_some_and(RunSignals::stop_came) {
+    let Some(bound) = bind(loans, &mut signals)? else {
         return Ok(Exit::Stopped.into());
-    }
+    };
+    let bound = Arc::new(bound);
     if !managed.is_empty() {
         check_host(&spec, &[])?;
     }
@@ -163,6 +160,19 @@ pub(super) fn run(mut arguments: Arguments, start: Instant) -> Result<ExitCode, 
     // A reader that is slow keeps no client of the API waiting.
     events.end(&Event::shutdown(&outcome, code));
     Ok(code.into())
+}
+
+/// Binds what is lent for this run; `None` when one of `signals` has come that stops it.
+fn bind(mut loans: Loans, signals: &mut Option<RunSignals>) -> Result<Option<Managed>, Failure> {
+    let mut stopped = || signals.as_mut().is_some_and(RunSignals::stop_came);
+    if !loans.devices.is_empty() {
+        loans.take_turn()?;
+    }
+    if stopped() {
+        return Ok(None);
+    }
+    let bound = Managed::bind(loans)?;
+    Ok((!stopped()).then_some(bound))
 }
 
 /// Looks at the host before anything is opened. Those of the devices that are `to_bind` may still have drivers.
