@@ -1,8 +1,10 @@
 //! `ferry stats --watch` on a terminal.
 
 use crate::served;
+use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 use tests::{Api, MOMENT, Terminal, Transcript, until};
 
 /// The terminal's other screen, and back to the first.
@@ -66,14 +68,41 @@ fn a_screen_of_figures_leaves_the_terminal_as_it_was_however_it_ends() {
     watched.terminal.type_keys(b"q");
     assert_eq!(watched.end(), (Some(0), String::new()));
 
-    let watched = watch(&api);
-    let pid = watched.ferry.id();
-    assert!(tests::shell(&format!("kill {pid}")).is_empty());
-    assert_eq!(watched.end(), (Some(0), String::new()));
+    for signal in ["TERM", "QUIT"] {
+        let watched = watch(&api);
+        let pid = watched.ferry.id();
+        assert!(tests::shell(&format!("kill -{signal} {pid}")).is_empty());
+        assert_eq!(watched.end(), (Some(0), String::new()));
+    }
 
     let watched = watch(&api);
     api.ok(&["stop", "--force"]);
     let (code, errors) = watched.end();
     assert_eq!((code, errors.lines().count()), (Some(4), 3), "{errors}");
     guest.ferry_mut().exit(MOMENT);
+}
+
+#[test]
+fn a_guest_that_does_not_answer_keeps_nobody_at_the_screen() {
+    let (mut guest, api) = served();
+    let watched = watch(&api);
+    guest.ferry().signal(Signal::STOP);
+    watched
+        .written
+        .wait_for(0, "NO ANSWER FOR 2 s", MOMENT)
+        .unwrap();
+    guest.ferry().signal(Signal::CONT);
+    let silent = watched.written.text().len();
+    watched.written.wait_for(silent, "RUNNING", MOMENT).unwrap();
+    guest.ferry().signal(Signal::STOP);
+    watched
+        .written
+        .wait_for(silent, "NO ANSWER", MOMENT)
+        .unwrap();
+    let started = Instant::now();
+    watched.terminal.type_keys(b"q");
+    assert_eq!(watched.end(), (Some(0), String::new()));
+    assert!(started.elapsed() < Duration::from_secs(5));
+    guest.ferry().signal(Signal::CONT);
+    guest.stop();
 }

@@ -1,17 +1,21 @@
 //! `ferry stats`: the figures of a running guest, once or as a screen that changes.
 
 mod frame;
+mod looks;
 
 use super::guest::{Guest, Target};
 use super::{Exit, Failure};
 use devices::host::Problem;
 use frame::{Frame, Look};
+use looks::Looks;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{isatty, tcgetwinsize};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::panic;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vmm::terminal::RawTerminal;
 
@@ -27,6 +31,8 @@ pub(super) struct Arguments {
 
 /// Between two looks at the guest.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long an answer may take before the user is told that there is none.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The second screen that terminals have, without a cursor; and back.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
@@ -53,15 +59,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     // Before the screen changes: a guest that is not there is told as everywhere.
     let first = look(&guest)?;
-    let screen = Screen::enter().map_err(|error| Failure {
+    let failed = |error: io::Error| Failure {
         exit: Exit::HostSetUp,
         problems: vec![Problem::new(
             "--watch can't be shown",
             error.to_string(),
             "leave --watch out: ferry stats prints the figures once, as JSON",
         )],
-    })?;
-    let watched = watch(&guest, &arguments.target.label(), screen, first);
+    };
+    let looks = Looks::at(guest).map_err(failed)?;
+    let screen = Screen::enter(looks).map_err(failed)?;
+    let watched = watch(&arguments.target.label(), screen, first);
     watched.map(|()| ExitCode::SUCCESS)
 }
 
@@ -73,7 +81,7 @@ fn look(guest: &Guest) -> Result<Look, Failure> {
     })
 }
 
-fn watch(guest: &Guest, label: &str, mut screen: Screen, first: Look) -> Result<(), Failure> {
+fn watch(label: &str, mut screen: Screen, first: Look) -> Result<(), Failure> {
     let mut before = first;
     screen.show(Frame::new(label, None, &before));
     loop {
@@ -81,20 +89,49 @@ fn watch(guest: &Guest, label: &str, mut screen: Screen, first: Look) -> Result<
         if screen.wait(before.at + PERIOD) == Wish::Leave {
             return Ok(());
         }
-        let now = look(guest)?;
+        let asked = Instant::now();
+        screen.looks.begin();
+        let mut glance = asked + PATIENCE;
+        let now = loop {
+            match screen.wait(glance) {
+                Wish::Leave => return Ok(()),
+                Wish::Look => break screen.looks.take()?,
+                Wish::GoOn => {
+                    screen.tell_silence(label, asked.elapsed());
+                    glance += PERIOD;
+                }
+            }
+        };
         screen.show(Frame::new(label, Some(&before), &now));
         before = now;
     }
 }
 
+/// What a wait ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
+    /// Its time.
     GoOn,
+    /// A look at the guest.
+    Look,
+    /// The user's wish.
     Leave,
+}
+
+/// Whether the other screen is shown. Process-wide, because a panic on any thread must find it.
+static SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// Goes back to the first screen, if it is not there.
+fn leave() {
+    if SHOWN.swap(false, Ordering::SeqCst) {
+        // Not through the buffer, which a thread that panics may hold. Nothing better can be done when the terminal is gone.
+        let _ = rustix::io::write(rustix::stdio::stdout(), LEAVE.as_bytes());
+    }
 }
 
 /// The terminal as long as it is ours.
 struct Screen {
+    looks: Looks,
     signals: UnixStream,
     resized: UnixStream,
     shown: Option<Frame>,
@@ -103,7 +140,8 @@ struct Screen {
 }
 
 impl Screen {
-    fn enter() -> io::Result<Self> {
+    /// A panic on any thread leaves it too, before it is told.
+    fn enter(looks: Looks) -> io::Result<Self> {
         let pipe = |signals: &[i32]| -> io::Result<UnixStream> {
             let (reader, writer) = UnixStream::pair()?;
             reader.set_nonblocking(true)?;
@@ -112,11 +150,18 @@ impl Screen {
             }
             Ok(reader)
         };
-        let signals = pipe(&[SIGINT, SIGTERM, SIGHUP])?;
+        let signals = pipe(&[SIGINT, SIGTERM, SIGQUIT, SIGHUP])?;
         let resized = pipe(&[SIGWINCH])?;
         let raw = RawTerminal::enter()?;
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            leave();
+            hook(panic);
+        }));
+        SHOWN.store(true, Ordering::SeqCst);
         print(ENTER);
         Ok(Self {
+            looks,
             signals,
             resized,
             shown: None,
@@ -127,6 +172,14 @@ impl Screen {
     /// Shows as much of `frame` as there is room for.
     fn show(&mut self, frame: Frame) {
         self.shown = Some(frame);
+        self.draw();
+    }
+
+    /// Tells that the guest has been silent for so long; the figures stay.
+    fn tell_silence(&mut self, label: &str, silent: Duration) {
+        if let Some(frame) = &mut self.shown {
+            frame.tell_silence(label, silent);
+        }
         self.draw();
     }
 
@@ -150,7 +203,7 @@ impl Screen {
         print(&text);
     }
 
-    /// Waits until `end`, or the user leaves.
+    /// Waits until `end`, a look at the guest, or the user leaves.
     fn wait(&mut self, end: Instant) -> Wish {
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -162,13 +215,17 @@ impl Screen {
                 PollFd::new(&input, PollFlags::IN),
                 PollFd::new(&self.signals, PollFlags::IN),
                 PollFd::new(&self.resized, PollFlags::IN),
+                PollFd::new(&self.looks, PollFlags::IN),
             ];
             let limit = Timespec::try_from(left).ok();
             // Interrupted by a signal, which the pipes tell of.
             let _ = poll(&mut sources, limit.as_ref());
-            let [typed, ended, resized] = sources.map(|source| !source.revents().is_empty());
+            let [typed, ended, resized, seen] = sources.map(|source| !source.revents().is_empty());
             if ended || typed && leaves() {
                 return Wish::Leave;
+            }
+            if seen {
+                return Wish::Look;
             }
             if resized {
                 let _ = self.resized.read(&mut [0; 64]);
@@ -180,11 +237,11 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        print(LEAVE);
+        leave();
     }
 }
 
-/// Whether the user has typed q, Ctrl-C or Ctrl-D, or nothing will ever be typed again.
+/// Whether the user has typed q, Ctrl-C, Ctrl-D or Ctrl-\, or nothing will ever be typed again.
 fn leaves() -> bool {
     let mut typed = [0; 64];
     match rustix::io::read(rustix::stdio::stdin(), &mut typed) {
@@ -192,7 +249,7 @@ fn leaves() -> bool {
         Ok(count) => typed
             .iter()
             .take(count)
-            .any(|byte| b"qQ\x03\x04".contains(byte)),
+            .any(|byte| b"qQ\x03\x04\x1c".contains(byte)),
         Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => false,
         Err(_) => true,
     }

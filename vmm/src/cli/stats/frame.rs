@@ -5,7 +5,7 @@ mod rates;
 use crate::cli::info::span;
 use rates::{Count, Rates};
 use serde_json::Value;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The narrowest and the widest column of names.
 const NAMES: (usize, usize) = (30, 72);
@@ -69,6 +69,14 @@ impl Frame {
         frame.text(dma(&now.stats));
         frame.text(footing(&now.stats));
         frame
+    }
+
+    /// Says in place of its state that the guest called `label` has not answered for so long.
+    pub(super) fn tell_silence(&mut self, label: &str, silent: Duration) {
+        if let Some(title) = self.lines.first_mut() {
+            let seconds = span(silent.as_secs());
+            title.content = Content::Text(format!("{label}   NO ANSWER FOR {seconds}"));
+        }
     }
 
     fn line(&mut self, rank: usize, content: Content) {

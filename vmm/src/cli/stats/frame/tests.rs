@@ -2,7 +2,6 @@
 
 use super::*;
 use serde_json::json;
-use std::time::Duration;
 
 fn device(id: &str, interrupts: u64, traps: u64) -> Value {
     json!({
@@ -39,6 +38,16 @@ fn frame() -> Frame {
     let before = look(start, 100, 1000, 20);
     let now = look(start + Duration::from_secs(2), 300, 1500, 23);
     Frame::new("web1", Some(&before), &now)
+}
+
+#[test]
+fn a_guest_that_is_silent_keeps_its_figures_on_the_screen() {
+    let mut frame = frame();
+    let before = frame.lines(24, 80);
+    frame.tell_silence("web1", Duration::from_millis(3_400));
+    let lines = frame.lines(24, 80);
+    assert_eq!(lines[0], "web1   NO ANSWER FOR 3 s");
+    assert_eq!(lines[1..], before[1..]);
 }
 
 #[test]
