@@ -160,7 +160,7 @@ fn clients_that_never_stop_asking_keep_nobody_from_ending_a_guest() {
         figure(&format!(
             "exit code {code} after {ended:?}, {asked} answers"
         ));
-        assert!(asked > 0);
+        assert!(asked > 0 && ended < Duration::from_secs(5), "{ended:?}");
     }
 }
 
