@@ -154,13 +154,14 @@ impl Guest {
         ask(&self.socket, method, path, body, limit)?.answer(limit)
     }
 
-    /// Its exit code, when it has ended, which it may do because of `then`.
+    /// Its exit code, when it has ended, which it may do because of `then`; `late` is what can be done when that takes too long.
     fn wait(
         &self,
         then: impl FnOnce() -> Result<(), ClientError>,
         limit: Option<Duration>,
+        late: &str,
     ) -> Result<u8, Failure> {
-        let failure = |error| self.failure(error, IMPATIENT);
+        let failure = |error| self.failure(error, late);
         let asked = ask(&self.socket, "GET", "ferry.wait", None, limit).map_err(failure)?;
         let answer = match then() {
             // It may have ended by itself just before: whoever waited longer knows.
@@ -267,7 +268,7 @@ impl Stop {
                     .answer("PUT", "vm.power-button", None, limit)
                     .map(|_| ())
             };
-            guest.wait(press, limit)?;
+            guest.wait(press, limit, IMPATIENT)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -276,7 +277,7 @@ impl Stop {
 impl Wait {
     /// `ferry wait`.
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let code = self.target.guest()?.wait(|| Ok(()), None)?;
+        let code = self.target.guest()?.wait(|| Ok(()), None, SILENT)?;
         Ok(code.into())
     }
 }
