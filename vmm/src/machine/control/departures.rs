@@ -30,7 +30,7 @@ pub(super) struct Departures {
     /// Slots that are taken away when the guest's time is over.
     pub(super) removals: Removals,
     waiting: Vec<Waiting>,
-    /// Slots that clients want to leave.
+    /// Slots that clients want to leave, however long that takes, who do not wait for it.
     wanted: Slots,
     /// Slots whose devices were taken and that the guest has not let go of.
     lost: Slots,
@@ -76,10 +76,17 @@ impl Departures {
     }
 
     /// All slots that the guest was asked for.
-    fn slots(&self) -> impl Iterator<Item = u8> + use<> {
-        let mut slots = self.wanted;
-        self.removals.all().iter().for_each(|slot| slots.add(*slot));
-        (0..32).filter(move |slot| slots.has(*slot))
+    fn slots(&self) -> Vec<u8> {
+        (0..32).filter(|slot| self.asked(*slot)).collect()
+    }
+
+    /// Whether anybody wants `slot` to leave.
+    fn asked(&self, slot: u8) -> bool {
+        self.removals.asked(slot) || self.is_clients_wish(slot)
+    }
+
+    fn is_clients_wish(&self, slot: u8) -> bool {
+        self.wanted.has(slot) || self.waiting.iter().any(|one| one.slot == slot)
     }
 
     /// A client waits for `slot` from now on. Those that went away meanwhile do not.
@@ -152,10 +159,17 @@ impl Control {
             return reply.send(Err(unknown(&id)));
         };
         let slot = found.spec.guest.device();
+        if self.paused.is_some() && matches!(how, RemovalRequest::Await { force: false, .. }) {
+            return reply.send(Err(deaf()));
+        }
+        log::info!("{id} is to leave the guest");
+        if !self.departures.asked(slot) {
+            self.tell_eject_request(slot, EjectReason::Api);
+        }
         match how {
-            RemovalRequest::Ask => reply.send(Ok(Done::Silently)),
-            RemovalRequest::Await { force: false, .. } if self.paused.is_some() => {
-                return reply.send(Err(deaf()));
+            RemovalRequest::Ask => {
+                self.departures.wanted.add(slot);
+                reply.send(Ok(Done::Silently));
             }
             RemovalRequest::Await { timeout, force } => {
                 let now = Instant::now();
@@ -165,7 +179,7 @@ impl Control {
                     self.departures.removals.ask(slot, now, time);
                 }
                 self.departures.wait_for(Waiting {
-                    id: id.clone(),
+                    id,
                     slot,
                     deadline: deadline.map(|deadline| (deadline, time)),
                     reply,
@@ -176,9 +190,6 @@ impl Control {
                 }
             }
         }
-        log::info!("{id} is to leave the guest");
-        self.tell_eject_request(slot, EjectReason::Api);
-        self.departures.wanted.add(slot);
         self.machine.hotplug.request_eject(slot);
         self.set_timer();
     }
@@ -199,12 +210,7 @@ impl Control {
     /// The guest keeps what it has not let go of, unless somebody else still wants it.
     fn give_up(&mut self, waited: Waiting) {
         let slot = waited.slot;
-        let others = self.departures.waiting.iter().any(|one| one.slot == slot);
-        let mut heard = true;
-        if !others && !self.departures.removals.asked(slot) {
-            self.departures.wanted.remove(slot);
-            heard = !self.machine.hotplug.withdraw_request(slot);
-        }
+        let heard = self.departures.asked(slot) || !self.machine.hotplug.withdraw_request(slot);
         let (_, time) = waited.deadline.unwrap_or((Instant::now(), Duration::ZERO));
         let problem = kept(&waited.id, time, heard);
         log::warn!("{}: {}", problem.what, problem.why);
@@ -215,7 +221,7 @@ impl Control {
     /// Gives the devices of `slot` back to the host.
     pub(super) fn take_away(&mut self, slot: u8, how: Departure, ops: &mut EventOps<'_>) {
         // A user who wants a device to leave needs no warning that it has.
-        let asked = self.departures.removals.asked(slot) && !self.departures.wanted.has(slot);
+        let asked = self.departures.asked(slot) && !self.departures.is_clients_wish(slot);
         let replies = self.departures.left(slot);
         // Out of epoll while they are open.
         self.triggers.leave(slot, ops);
@@ -392,8 +398,8 @@ mod tests {
         departures.removals.ask(5, Instant::now(), Duration::MAX);
         departures.wanted.add(5);
         departures.wanted.add(31);
-        assert_eq!(departures.slots().collect::<Vec<_>>(), [5, 31]);
+        assert_eq!(departures.slots(), [5, 31]);
         departures.left(5);
-        assert_eq!(departures.slots().collect::<Vec<_>>(), [31]);
+        assert_eq!(departures.slots(), [31]);
     }
 }
