@@ -198,7 +198,9 @@ impl Control {
     fn boot_again(&mut self, why: RebootReason, ops: &mut EventOps<'_>) {
         log::info!("booting the guest again: {why}");
         self.tell_reboot(why);
-        self.paused = None;
+        if self.paused.take().is_some() {
+            self.machine.start_devices();
+        }
         self.leave_at_reboot(ops);
         let started = self.machine.reset().and_then(|()| self.machine.start());
         match started {
