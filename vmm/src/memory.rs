@@ -151,6 +151,12 @@ impl Populating {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it was to end early.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
     /// Bytes that are there.
     #[must_use]
     pub fn done(&self) -> u64 {
@@ -188,7 +194,7 @@ pub fn populate(
     let work = || {
         loop {
             let piece = next.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(piece) = piece.filter(|_| !progress.cancelled.load(Ordering::Relaxed)) else {
+            let Some(piece) = piece.filter(|_| !progress.is_cancelled()) else {
                 return Ok(());
             };
             match piece.populate() {

@@ -74,6 +74,12 @@ impl PciHotplug {
         self.requests.fetch_and(!bit(slot), Ordering::SeqCst);
     }
 
+    /// Forgets what the guest was told and asked for of `slot`, as far as it has not heard of it.
+    pub fn forget(&self, slot: u8) {
+        self.withdraw_request(slot);
+        self.filled.fetch_and(!bit(slot), Ordering::SeqCst);
+    }
+
     /// Forgets what the guest was told and asked for.
     pub fn reset(&self) {
         self.filled.store(0, Ordering::SeqCst);
@@ -97,7 +103,9 @@ impl BusDevice for PciHotplug {
 
     fn write(&self, offset: u64, data: &[u8]) {
         if let (EJECT, Ok(bytes)) = (offset, data.try_into()) {
-            self.power.eject(u32::from_le_bytes(bytes));
+            // A guest that has not heard of what is in a slot means what was there before.
+            let unheard = self.filled.load(Ordering::SeqCst);
+            self.power.eject(u32::from_le_bytes(bytes) & !unheard);
         }
     }
 }
@@ -163,6 +171,28 @@ mod tests {
         registers.request_eject(4);
         registers.withdraw_request(3);
         assert!(!registers.unheard(3));
+        assert_eq!(read(&registers, PciHotplug::EJECT_REQUESTS_OFFSET), 1 << 4);
+    }
+
+    #[test]
+    fn a_late_eject_does_not_meet_what_the_guest_has_not_heard_of() {
+        let (registers, _, slots) = registers();
+        registers.announce(3);
+        let eject = |slots: u32| registers.write(PciHotplug::EJECT_OFFSET, &slots.to_le_bytes());
+        eject(1 << 3 | 1 << 4);
+        read(&registers, PciHotplug::FILLED_OFFSET);
+        eject(1 << 3);
+        assert_eq!(*slots.0.lock().unwrap(), [1 << 4, 1 << 3]);
+    }
+
+    #[test]
+    fn nothing_unheard_is_left_of_a_slot_that_is_empty() {
+        let (registers, ..) = registers();
+        registers.announce(3);
+        registers.request_eject(3);
+        registers.request_eject(4);
+        registers.forget(3);
+        assert_eq!(read(&registers, PciHotplug::FILLED_OFFSET), 0);
         assert_eq!(read(&registers, PciHotplug::EJECT_REQUESTS_OFFSET), 1 << 4);
     }
 

@@ -36,9 +36,6 @@ const MEMORY_FLAGS: u32 = 0xf;
 /// A PC has 64 Ki ports: the upper half of an I/O BAR is hardwired to zero, as the specification
 /// allows.
 const IO_PORTS: u32 = 0xffff;
-/// Bit 0 of the expansion ROM register: it decodes, if Memory Space does too.
-const ROM_ENABLE: u32 = 1 << 0;
-
 const IO_SIZES: std::ops::RangeInclusive<u64> = 4..=0x1_0000;
 const MEMORY_32_SIZES: std::ops::RangeInclusive<u64> = 16..=1 << 31;
 const MEMORY_64_SIZES: std::ops::RangeInclusive<u64> = 16..=1 << 63;
@@ -163,7 +160,7 @@ impl BarSet {
         });
         self.registers[ROM] = Register {
             address: 0,
-            writable: low | ROM_ENABLE,
+            writable: low | header::EXPANSION_ROM_ENABLE,
             flags: 0,
         };
         Ok(())
@@ -216,7 +213,7 @@ impl BarSet {
         let first = usize::from(bar.get());
         let mut low = u64::from(self.registers[first].address);
         if bar == BarIndex::ROM {
-            low &= !u64::from(ROM_ENABLE);
+            low &= !u64::from(header::EXPANSION_ROM_ENABLE);
         }
         match self.kinds[first] {
             Some(BarKind::Memory64 { .. }) => {
@@ -243,7 +240,9 @@ impl BarSet {
                 self.registers[first].set(low);
                 self.registers[first + 1].set(high);
             }
-            Some(_) if bar == BarIndex::ROM => self.registers[first].set(low & !ROM_ENABLE),
+            Some(_) if bar == BarIndex::ROM => {
+                self.registers[first].set(low & !header::EXPANSION_ROM_ENABLE)
+            }
             Some(_) => self.registers[first].set(low),
             None => {}
         }
@@ -252,7 +251,7 @@ impl BarSet {
     /// What decodes under `command`, with its address, in register order. The expansion ROM needs its
     /// own enable bit, too.
     pub fn decoded(&self, command: Command) -> impl Iterator<Item = (BarIndex, u64)> {
-        let rom = self.registers[ROM].address & ROM_ENABLE != 0;
+        let rom = self.registers[ROM].address & header::EXPANSION_ROM_ENABLE != 0;
         (0..BarIndex::COUNT)
             .filter_map(BarIndex::new)
             .chain(rom.then_some(BarIndex::ROM))

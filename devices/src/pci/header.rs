@@ -35,6 +35,8 @@ pub const SUBSYSTEM_VENDOR_ID: u16 = 0x2c;
 pub const SUBSYSTEM_ID: u16 = 0x2e;
 /// Expansion ROM Base Address, 4 bytes.
 pub const EXPANSION_ROM: u16 = 0x30;
+/// In it: the ROM decodes, if Memory Space does too.
+pub const EXPANSION_ROM_ENABLE: u32 = 1;
 /// Capabilities Pointer, 1 byte.
 pub const CAPABILITIES_POINTER: u16 = 0x34;
 /// Interrupt Line, 1 byte; the guest's own notes.

@@ -40,7 +40,7 @@ pub struct VfioPciDevice {
     failures: Arc<Failures>,
     /// Off the bus, or about to be.
     leaving: AtomicBool,
-    host: Arc<dyn VfioHost>,
+    pub(super) host: Arc<dyn VfioHost>,
 }
 
 struct State {

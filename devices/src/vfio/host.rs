@@ -1,6 +1,7 @@
 //! The host's side of a passed-through function: what [`super::VfioPciDevice`] does through VFIO,
 //! and nothing else, so that its logic runs in tests without a device.
 
+use super::motion::{self, Motion, MotionSupport};
 use super::probe::OpenedDevice;
 use super::sys::{self, IrqAction};
 use crate::host::{DeviceInterrupt, HostRoot};
@@ -52,6 +53,9 @@ pub(super) trait VfioHost: Send + Sync {
     fn reset_bus(&self, groups: &[u32]) -> io::Result<()>;
     /// Interrupts taken since each vector was armed; none where the host doesn't tell.
     fn interrupts(&self) -> Vec<DeviceInterrupt>;
+    /// What the host can do about what the device does by itself; `None`: nothing.
+    fn motion(&self) -> Option<MotionSupport>;
+    fn set_motion(&self, motion: Motion) -> io::Result<()>;
 }
 
 /// A function behind a VFIO descriptor.
@@ -132,5 +136,13 @@ impl VfioHost for KernelHost {
         let root = HostRoot::system();
         root.device_interrupts(self.device.sbdf())
             .unwrap_or_default()
+    }
+
+    fn motion(&self) -> Option<MotionSupport> {
+        motion::support(self.device.as_fd())
+    }
+
+    fn set_motion(&self, motion: Motion) -> io::Result<()> {
+        motion::set(self.device.as_fd(), motion)
     }
 }

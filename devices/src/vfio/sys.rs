@@ -47,6 +47,7 @@ enum Request {
     IommuGetInfo = 12,
     IommuMapDma = 13,
     IommuUnmapDma = 14,
+    DeviceFeature = 17,
 }
 
 impl Request {
@@ -350,6 +351,18 @@ pub(super) fn set_irqs(
 pub(super) fn reset(device: BorrowedFd<'_>) -> io::Result<()> {
     // The ioctl takes no argument; what it is given it doesn't look at.
     Argument::new(size_of::<u32>())?.call(device, Request::DeviceReset)
+}
+
+/// `VFIO_DEVICE_FEATURE` for a feature of eight bytes, read or written by `flags`; gives what they are afterwards.
+pub(super) fn feature(device: BorrowedFd<'_>, flags: u32, data: [u8; 8]) -> io::Result<[u8; 8]> {
+    // Behind the argument's size.
+    let flags_at = size_of::<u32>();
+    let data_at = flags_at + size_of::<u32>();
+    let mut argument = Argument::new(data_at + data.len())?;
+    argument.put(flags_at, &flags.to_ne_bytes());
+    argument.put(data_at, &data);
+    argument.call(device, Request::DeviceFeature)?;
+    Ok(argument.u64(data_at).to_ne_bytes())
 }
 
 /// More functions than a bus and those below it will have.

@@ -103,6 +103,25 @@ fn a_guest_without_a_kernel_has_not_even_heard() {
 }
 
 #[test]
+fn a_client_that_gives_up_takes_no_other_clients_wish_along() {
+    let disk = site::device("disk").assign();
+    let (mut guest, api) = served();
+    api.ok(&["add", &format!("host={},id=disk", disk.address())]);
+    appears(&mut guest, "/dev/nvme0n1");
+    api.ok(&["reboot"]);
+    // Nobody hears of either yet.
+    let (status, _) = api.request("PUT", "vm.remove-device", r#"{"id": "disk"}"#);
+    assert_eq!(status, 204);
+    let told = api.ferry(&["remove", "disk", "--timeout", "0"]);
+    assert_eq!(told.code, Some(REFUSED), "{told:?}");
+    guest.wait_for_shell();
+    until("the guest to let go of its disk", MOMENT, || {
+        functions(&mut guest).is_empty().then_some(())
+    });
+    guest.stop();
+}
+
+#[test]
 fn a_paused_guest_is_not_asked_but_can_lose_a_device_by_force() {
     let disk = site::device("disk").assign();
     let (mut guest, api) = served();

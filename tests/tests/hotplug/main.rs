@@ -8,6 +8,7 @@ mod cycles;
 mod joins;
 mod leaves;
 mod refusals;
+mod returns;
 
 use tests::site::Kernel;
 use tests::{Api, Guest, MOMENT, Run, until};

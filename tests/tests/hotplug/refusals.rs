@@ -109,9 +109,13 @@ fn a_device_of_another_guest_is_refused_and_stays_its() {
     let nic = site::device("nic").assign();
     let mut other = Run::new(Kernel::Elf).modules("igb").device(&nic, "").boot();
     peer.set_up_guest(&mut other);
-    let mut unharmed = Unharmed::new();
+    let (guest, api) = served();
+    let device = format!("host={}", nic.address());
+    // KVM's device for VFIO is made when a group is about to be opened for the first time, and kept.
+    assert_eq!(api.ferry(&["add", &device]).code, Some(REFUSED));
+    let mut unharmed = Unharmed::of(guest, api);
     unharmed.refuses(
-        &format!("host={}", nic.address()),
+        &device,
         409,
         ["is already in use", "ferry (pid", "stop it first"],
     );

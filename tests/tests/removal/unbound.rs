@@ -41,11 +41,14 @@ static UNBOUND: LazyLock<Unbound> = LazyLock::new(|| {
     let unbound = Unbound {
         took,
         functions: [all, functions(&mut guest)],
-        // The other function's device is closed right after.
         departures: until("both functions have left", MOMENT, || {
             Some(departures(&guest)).filter(|departures| departures.len() == 3)
         }),
-        holdings: [before, without_nic, Holdings::of(&guest)],
+        // The other function's device is closed right after.
+        holdings: until("both functions to be closed", MOMENT, || {
+            let after = Holdings::of(&guest);
+            (after.groups == 0).then_some([before, without_nic, after])
+        }),
         exit: guest.power_off(),
     };
     nic.give_back();

@@ -5,7 +5,7 @@ use super::bind::Work;
 use super::device::Requested;
 use super::unbind;
 use devices::driver::{Binder, LinkSetting, Owner, free_virtual_function, has_own_address};
-use devices::host::{BindRequest, Problem};
+use devices::host::{BindRequest, HostRoot, Problem};
 use devices::pci::HostSbdf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vmm::machine::Custodian;
@@ -90,7 +90,24 @@ impl Loans {
 /// dropped.
 #[derive(Default)]
 pub(super) struct Managed {
-    devices: Mutex<Vec<HostSbdf>>,
+    devices: Mutex<Devices>,
+    /// Whose turn it is to bind or give back. Another ferry is waited for with a deadline, one's own threads without.
+    turn: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Devices {
+    /// All that were taken and are not back.
+    taken: Vec<HostSbdf>,
+    /// Those of them that the guest has let go of.
+    due: Vec<HostSbdf>,
+}
+
+impl Devices {
+    fn forget(&mut self, device: HostSbdf) {
+        self.taken.retain(|other| *other != device);
+        self.due.retain(|other| *other != device);
+    }
 }
 
 impl Managed {
@@ -107,7 +124,7 @@ impl Managed {
         Ok(managed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<HostSbdf>> {
+    fn lock(&self) -> MutexGuard<'_, Devices> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -133,7 +150,7 @@ impl Managed {
         for sbdf in &devices {
             log::info!("{sbdf} is on vfio-pci for this run");
         }
-        self.lock().extend(&devices);
+        self.lock().taken.extend(&devices);
         // One that somebody else has is not set up.
         let set_up = loans.iter().zip(own_addresses);
         for (loan, own_address) in set_up.filter(|(loan, _)| devices.contains(&loan.sbdf)) {
@@ -147,32 +164,59 @@ impl Managed {
 
 impl Custodian for Managed {
     fn take(&self, devices: &[HostSbdf]) -> Result<(), Vec<Problem>> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let work = Work::begin(COMMAND).map_err(|failure| failure.problems)?;
         let loans: Vec<_> = devices.iter().copied().map(Loan::plain).collect();
-        self.bind_with(work, &loans).map_err(|failure| {
+        let bound = self.bind_with(work, &loans);
+        drop(turn);
+        bound.map_err(|failure| {
             let back = devices.iter().rev().map(|device| self.give_back(*device));
             let more = back.filter_map(Result::err).flatten().collect();
             [failure.problems, more].concat()
         })
     }
 
-    fn has(&self, device: HostSbdf) -> bool {
-        self.lock().contains(&device)
-    }
-
     fn give_back(&self, device: HostSbdf) -> Result<(), Vec<Problem>> {
-        if !self.has(device) {
+        let due = {
+            let mut devices = self.lock();
+            if devices.taken.contains(&device) && !devices.due.contains(&device) {
+                devices.due.push(device);
+            }
+            devices.due.clone()
+        };
+        if due.is_empty() {
             return Ok(());
         }
-        // One that fails is tried again at the end of the run.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let work = Work::begin(COMMAND).map_err(|failure| failure.problems)?;
-        let problems = give_back(&work, &[device]);
-        if !problems.is_empty() {
-            return Err(problems);
+        let mut problems = Vec::new();
+        for device in due {
+            if is_held_here(&work.root, device) {
+                log::info!("{device} stays on vfio-pci until the rest of its IOMMU group has left");
+                continue;
+            }
+            let mut mine = give_back(&work, &[device]);
+            if mine.is_empty() {
+                self.lock().forget(device);
+            } else {
+                // Tried again at the end of the run.
+                self.lock().due.retain(|other| *other != device);
+                problems.append(&mut mine);
+            }
         }
-        self.lock().retain(|other| *other != device);
-        Ok(())
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(problems),
+        }
     }
+}
+
+/// Whether this process has the group of `device` open, for another device in it.
+fn is_held_here(root: &HostRoot, device: HostSbdf) -> bool {
+    let group = root.function(device).ok().and_then(|found| found.group);
+    let holders = group.and_then(|group| root.holders_of_group(group).ok());
+    let pid = std::process::id();
+    holders.is_some_and(|holders| holders.iter().any(|holder| holder.pid == pid))
 }
 
 /// Ferry itself, as the records have it.
@@ -222,7 +266,7 @@ fn is_ours(binder: &Binder<'_>, sbdf: HostSbdf, owner: Owner) -> bool {
 
 impl Drop for Managed {
     fn drop(&mut self) {
-        let devices = std::mem::take(&mut *self.lock());
+        let devices = std::mem::take(&mut *self.lock()).taken;
         if devices.is_empty() {
             return;
         }

@@ -16,6 +16,8 @@ use std::os::unix::fs::FileExt;
 /// Values by the kernel's names.
 pub type Statistics = BTreeMap<String, u64>;
 
+/// What is read at once: more than a vCPU has. Each vCPU is asked whenever a client wants figures.
+const PIECE: usize = 8 << 10;
 /// Longer than any such file; nothing past it is read.
 const MAX_LEN: usize = 256 << 10;
 /// `struct kvm_stats_header`.
@@ -56,15 +58,17 @@ impl StatisticsFile {
 }
 
 fn read_whole(read: impl Fn(&mut [u8], u64) -> io::Result<usize>) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; MAX_LEN];
-    let mut len = 0;
-    while let Some(rest) = bytes.get_mut(len..).filter(|rest| !rest.is_empty()) {
-        match read(rest, len as u64)? {
-            0 => break,
-            more => len += more,
+    let mut bytes = Vec::new();
+    while bytes.len() < MAX_LEN {
+        let len = bytes.len();
+        bytes.resize((len + PIECE).min(MAX_LEN), 0);
+        let rest = bytes.get_mut(len..).unwrap_or_default();
+        let more = read(rest, len as u64)?;
+        bytes.truncate(len + more);
+        if more == 0 {
+            break;
         }
     }
-    bytes.truncate(len);
     Ok(bytes)
 }
 

@@ -217,6 +217,21 @@ impl VcpuRunner<'_> {
         self.fd.run().map_err(from_errno)
     }
 
+    /// Lets KVM finish the access that ended the last [`VcpuRunner::run`], without entering the guest: until then the vCPU's
+    /// state is not whole, and what is set of it may be overwritten (Linux `Documentation/virt/kvm/api.rst`, `KVM_RUN`).
+    ///
+    /// # Errors
+    /// The errno of `KVM_RUN`, but for `EINTR`, which is what it is to return.
+    pub fn finish_access(&mut self) -> io::Result<()> {
+        self.fd.set_kvm_immediate_exit(1);
+        let run = self.fd.run().map(|_| ()).map_err(from_errno);
+        self.fd.set_kvm_immediate_exit(0);
+        match run {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Takes the kick that ended [`VcpuRunner::run`], so that the next run is not ended by it.
     pub fn take_kick(&mut self) {
         if let Err(error) = clear_signal(kick_signal()) {

@@ -7,7 +7,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why KVM can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -128,13 +128,17 @@ impl Hypervisor {
         fd.set_tss_address(tss)
             .map_err(failed("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(failed("KVM_CREATE_IRQCHIP"))?;
-        Ok(Arc::new(Vm { fd }))
+        Ok(Arc::new(Vm {
+            fd,
+            vfio: Mutex::default(),
+        }))
     }
 }
 
 /// One virtual machine.
 pub struct Vm {
     fd: VmFd,
+    vfio: Mutex<Option<Arc<VfioDevice>>>,
 }
 
 impl Vm {
@@ -160,6 +164,11 @@ impl Vm {
     /// # Errors
     /// [`KvmError::Ioctl`].
     pub fn vfio_device(&self) -> Result<Arc<dyn GroupObserver>, KvmError> {
+        // A machine has one, for as long as it lives: older kernels keep it when its descriptor is closed.
+        let mut present = self.vfio.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(device) = &*present {
+            return Ok(Arc::clone(device) as Arc<dyn GroupObserver>);
+        }
         let mut device = kvm_bindings::kvm_create_device {
             type_: kvm_bindings::kvm_device_type_KVM_DEV_TYPE_VFIO,
             fd: 0,
@@ -169,7 +178,9 @@ impl Vm {
             .fd
             .create_device(&mut device)
             .map_err(failed("KVM_CREATE_DEVICE (VFIO)"))?;
-        Ok(Arc::new(VfioDevice { fd }))
+        let device = Arc::new(VfioDevice { fd });
+        *present = Some(Arc::clone(&device));
+        Ok(device)
     }
 
     pub(super) fn create_vcpu(&self, index: u8) -> Result<VcpuFd, KvmError> {

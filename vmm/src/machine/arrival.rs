@@ -3,7 +3,7 @@
 //! Opening a device waits for its reset, and the first one of a guest has all RAM pinned. That is done on a thread of its own,
 //! one arrival at a time; the control thread goes on, and the guest sees nothing until all of it has been done.
 
-use super::assigned::{Assigned, AssignedDevices, Probed, check_reachable, probe};
+use super::assigned::{Assigned, AssignedDevices, Probed, check_reachable, device_regions, probe};
 use super::builder::Machine;
 use super::custody::Custodian;
 use super::{MachineError, bars, host_memory, process};
@@ -12,8 +12,8 @@ use crate::kvm::Vm;
 use crate::memory::{MemoryMap, Populating, populate};
 use crate::spec::DeviceSpec;
 use devices::host::{
-    CurrentProcess, HostError, HostRoot, HugePageSize, Obstacle, Problem, RunRequirements,
-    obstacles,
+    BindingObstacle, CurrentProcess, HostError, HostRoot, HugePageSize, Obstacle, Problem,
+    RunRequirements, obstacles,
 };
 use devices::memory::{MemoryListener, MemoryRegion};
 use devices::pci::HostSbdf;
@@ -33,8 +33,6 @@ pub(super) struct Preparer {
     /// Which of them are to be taken from their drivers, and by whom.
     managed: Vec<HostSbdf>,
     custodian: Arc<dyn Custodian>,
-    /// Those that are there already.
-    present: Vec<HostSbdf>,
     /// The IOMMU context, if there was a device before.
     context: Option<Arc<VfioContext>>,
     vm: Arc<Vm>,
@@ -73,10 +71,9 @@ impl Arrival {
         let populating = Arc::new(Populating::default());
         let progress = Arc::clone(&populating);
         let work = move || {
+            // Told however this ends.
+            let _notice = Notice(arrived);
             let _ = sender.send(preparer.prepare(&progress));
-            if let Err(error) = arrived.write(1) {
-                log::error!("the control thread can't be told of an arrival: {error}");
-            }
         };
         let thread = thread::Builder::new()
             .name("arrival".to_owned())
@@ -110,6 +107,17 @@ impl Arrival {
     }
 }
 
+/// Wakes the control thread when it is dropped.
+struct Notice(EventFd);
+
+impl Drop for Notice {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.write(1) {
+            log::error!("the control thread can't be told of an arrival: {error}");
+        }
+    }
+}
+
 impl Drop for Arrival {
     fn drop(&mut self) {
         self.populating.cancel();
@@ -122,19 +130,14 @@ impl Drop for Arrival {
 
 impl Preparer {
     fn prepare(self, progress: &Populating) -> Result<Prepared, Refusal> {
-        let root = HostRoot::system();
-        for spec in &self.specs {
-            root.function(spec.host).map_err(|error| absent(&error))?;
-        }
+        // What can be known is told before a device leaves its driver.
+        self.check(&self.managed)?;
         if !self.managed.is_empty() {
             let taken = self.custodian.take(&self.managed);
-            taken.map_err(|problems| Refusal {
-                kind: RefusalKind::Failed,
-                problems,
-            })?;
+            taken.map_err(failed)?;
         }
         let prepared = self
-            .check()
+            .check(&[])
             .and_then(|()| self.open(progress).map_err(|error| refusal(&error)));
         prepared.map_err(|mut refusal| {
             // Nothing of it is open any more.
@@ -145,34 +148,60 @@ impl Preparer {
         })
     }
 
-    /// What is known without opening anything.
-    fn check(&self) -> Result<(), Refusal> {
-        let coming = self.specs.iter().map(|spec| spec.host);
-        let devices: Vec<_> = coming.chain(self.present.iter().copied()).collect();
+    /// What is known without opening anything. Those that are `to_bind` may still have drivers.
+    fn check(&self, to_bind: &[HostSbdf]) -> Result<(), Refusal> {
+        let root = HostRoot::system();
+        let devices: Vec<_> = self.specs.iter().map(|spec| spec.host).collect();
+        for device in &devices {
+            root.function(*device).map_err(|error| absent(&error))?;
+        }
         let groups = self.passed.groups.iter();
         let passed: Vec<_> = groups.map(|group| group.number).collect();
         let requirements = RunRequirements {
             devices: &devices,
-            guest_ram: self.regions.iter().map(|r| r.host.len() as u64).sum(),
+            guest_ram: self.size(),
             // The pages are there.
             huge_pages: None,
             passed_groups: &passed,
             passed_container: self.passed.container.is_some() || self.context.is_some(),
         };
-        let found = obstacles(&HostRoot::system(), &requirements, &CurrentProcess);
-        if found.is_empty() {
-            return Ok(());
+        let mut found = obstacles(&root, &requirements, &CurrentProcess);
+        found.retain(|obstacle| {
+            !matches!(obstacle, Obstacle::Binding(BindingObstacle::NotOnVfio { function, .. })
+                if to_bind.contains(&function.sbdf))
+        });
+        if !found.is_empty() {
+            return Err(failed(found.iter().map(Obstacle::problem).collect()));
         }
-        Err(Refusal {
-            kind: RefusalKind::Failed,
-            problems: found.iter().map(Obstacle::problem).collect(),
-        })
+        self.check_memory(&root, &devices)
+            .map_err(|error| refusal(&error))
+    }
+
+    /// Whether guest RAM is where the devices can have it mapped, and can be pinned if it is not.
+    fn check_memory(&self, root: &HostRoot, devices: &[HostSbdf]) -> Result<(), MachineError> {
+        if self.context.is_none() && self.huge_pages.is_none() {
+            host_memory::check_pinnable(self.size())?;
+        }
+        for reserved in root.reserved_iovas(devices)? {
+            let in_the_way = device_regions(&self.regions).any(|region| {
+                let last = region.guest_address + (region.host.len() as u64 - 1);
+                *reserved.range.start() <= last && region.guest_address <= *reserved.range.end()
+            });
+            if in_the_way {
+                return Err(MachineError::Reserved(reserved));
+            }
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> u64 {
+        self.regions.iter().map(|r| r.host.len() as u64).sum()
     }
 
     fn open(&self, progress: &Populating) -> Result<Prepared, MachineError> {
         if let Some(context) = &self.context {
+            // RAM is mapped for what was opened, or will be when the guest's start is over.
             let probed = self.probe(context)?;
-            check_reachable(context, &self.regions)?;
             let context = Arc::clone(context);
             return Ok(Prepared { context, probed });
         }
@@ -192,16 +221,14 @@ impl Preparer {
 
     /// Has guest RAM faulted in and mapped for DMA, from now on as well.
     fn pin(&self, context: &Arc<VfioContext>, progress: &Populating) -> Result<(), MachineError> {
-        let size = self.regions.iter().map(|r| r.host.len() as u64).sum();
-        if self.huge_pages.is_none() {
-            host_memory::check_pinnable(size)?;
-        }
         let started = Instant::now();
-        log::info!(
-            "{} MiB of guest RAM are pinned for the first device",
-            size >> 20
-        );
+        let mebibytes = self.size() >> 20;
+        log::info!("{mebibytes} MiB of guest RAM are pinned for the first device");
         populate(&self.regions, self.huge_pages, progress)?;
+        // Nobody waits for it any more, and the kernel can't be told to stop once it pins.
+        if progress.is_cancelled() {
+            return Err(MachineError::Ended);
+        }
         let populated = started.elapsed();
         let listener = Arc::clone(context) as Arc<dyn MemoryListener>;
         self.memory
@@ -213,6 +240,13 @@ impl Preparer {
             (started.elapsed() - populated).as_millis()
         );
         Ok(())
+    }
+}
+
+fn failed(problems: Vec<Problem>) -> Refusal {
+    Refusal {
+        kind: RefusalKind::Failed,
+        problems,
     }
 }
 
@@ -247,12 +281,10 @@ impl Machine {
         managed: Vec<HostSbdf>,
         custodian: &Arc<dyn Custodian>,
     ) -> Preparer {
-        let present = self.assigned.iter().flat_map(|all| &all.devices);
         Preparer {
             specs,
             managed,
             custodian: Arc::clone(custodian),
-            present: present.map(|assigned| assigned.spec.host).collect(),
             context: self.assigned.as_ref().map(|all| Arc::clone(all.context())),
             vm: Arc::clone(&self.vm),
             peer_to_peer: self.spec.peer_to_peer,

@@ -163,7 +163,7 @@ fn realise(
 }
 
 /// The RAM that devices reach.
-fn device_regions(ram: &[MemoryRegion]) -> impl Iterator<Item = &MemoryRegion> {
+pub(super) fn device_regions(ram: &[MemoryRegion]) -> impl Iterator<Item = &MemoryRegion> {
     ram.iter().filter(|region| region.kind == RegionKind::Ram)
 }
 

@@ -64,7 +64,12 @@ fn placed(function: &Arc<dyn PciFunction>) -> Vec<PlacedBar> {
         }
         u64::from(u32::from_le_bytes(bytes))
     };
-    let bars = function.bars().iter().map(|bar| {
+    // Linux leaves the register of a ROM as it is when it moves a device and does not read the ROM.
+    let is_used = |bar: &&BarLayout| {
+        bar.index != BarIndex::ROM
+            || register(header::EXPANSION_ROM) & u64::from(header::EXPANSION_ROM_ENABLE) != 0
+    };
+    let bars = function.bars().iter().filter(is_used).map(|bar| {
         // Its size is a power of two, and the bits below are no part of the address.
         let flags = bar.size - 1;
         let offset = header::BAR0 + 4 * u16::from(bar.index.get());
@@ -88,6 +93,30 @@ struct Space {
     name: &'static str,
     /// What is kept free of BARs while there is other room.
     avoided: Vec<TakenRange>,
+    /// Where BARs are: sorted, apart from each other.
+    occupied: Vec<(u64, u64)>,
+}
+
+/// What of `range` is in none of `others`, which are sorted and apart from each other; first and last of each part.
+fn without(range: (u64, u64), others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let (mut start, last) = range;
+    let mut parts = Vec::new();
+    for (first, end) in others {
+        if *end < start || *first > last {
+            continue;
+        }
+        if *first > start {
+            parts.push((start, first - 1));
+        }
+        match end.checked_add(1) {
+            Some(next) => start = next,
+            None => return parts,
+        }
+    }
+    if start <= last {
+        parts.push((start, last));
+    }
+    parts
 }
 
 impl Space {
@@ -96,40 +125,61 @@ impl Space {
             allocator: AddressAllocator::new(base, len).ok(),
             name,
             avoided: Vec::new(),
+            occupied: Vec::new(),
         }
+    }
+
+    /// Keeps BARs off those that are there already. What is outside this window is the guest's own doing.
+    fn occupy(mut self, present: &[PlacedBar]) -> Self {
+        let io = self.name == IO;
+        let mut ranges: Vec<_> = present
+            .iter()
+            .filter(|bar| bar.io == io)
+            .map(|bar| (bar.base, bar.base.saturating_add(bar.size - 1)))
+            .collect();
+        let unit = if io { 1 } else { PAGE_SIZE };
+        self.take(&mut ranges, unit);
+        self.occupied = ranges;
+        self
     }
 
     /// Keeps BARs off `unmappable`, so that other devices reach them.
     fn keep_off(mut self, unmappable: &[RangeInclusive<u64>]) -> Self {
+        let ranges = unmappable.iter().map(|r| (*r.start(), *r.end()));
+        // What is occupied must not be given up with them.
+        let mut free = Vec::new();
+        for range in ranges {
+            free.extend(without(range, &self.occupied));
+        }
+        self.avoided = self.take(&mut free, PAGE_SIZE);
+        self
+    }
+
+    /// Takes what of `ranges` lies in the window, in whole units. They become what was taken: sorted, apart from each other.
+    fn take(&mut self, ranges: &mut Vec<(u64, u64)>, unit: u64) -> Vec<TakenRange> {
         let Some(allocator) = &mut self.allocator else {
-            return self;
+            return Vec::new();
         };
-        let mut ranges: Vec<_> = unmappable.iter().map(|r| (*r.start(), *r.end())).collect();
         ranges.sort_unstable();
+        let mut taken = Vec::new();
+        let mut apart: Vec<(u64, u64)> = Vec::new();
         let mut free = allocator.base();
-        for (start, last) in ranges {
-            let start = start.max(free) & !(PAGE_SIZE - 1);
-            let last = last.min(allocator.end()) | (PAGE_SIZE - 1);
+        for (start, last) in ranges.drain(..) {
+            let start = (start & !(unit - 1)).max(free);
+            let last = (last | (unit - 1)).min(allocator.end());
             if start > last {
                 continue;
             }
             let policy = AllocPolicy::ExactMatch(start);
-            // What can't be kept off costs a device the way to another's BAR, which is told where it is mapped.
-            if let Ok(range) = allocator.allocate(last - start + 1, PAGE_SIZE, policy) {
-                self.avoided.push(range);
+            // The allocator does not look whether that is free, so nothing is asked for twice.
+            if let Ok(range) = allocator.allocate(last - start + 1, unit, policy) {
+                taken.push(range);
+                apart.push((start, last));
             }
             free = last.saturating_add(1);
         }
-        self
-    }
-
-    /// Keeps BARs off one that is there already. What is only partly in this window is the guest's own doing.
-    fn occupy(&mut self, bar: &PlacedBar) {
-        let io = self.name == IO;
-        if let Some(allocator) = self.allocator.as_mut().filter(|_| io == bar.io) {
-            let policy = AllocPolicy::ExactMatch(bar.base);
-            let _ = allocator.allocate(bar.size, bar.size, policy);
-        }
+        *ranges = apart;
+        taken
     }
 
     fn allocate(&mut self, size: u64) -> Option<u64> {
@@ -153,10 +203,13 @@ pub(super) fn assign(
     functions: &[Arc<dyn PciFunction>],
     platform: &PlatformDescription,
 ) -> Result<(), NoRoom> {
-    assign_beside(&[], functions, platform)
+    let places = find(&[], functions, platform)?;
+    apply(&places);
+    Ok(())
 }
 
-/// The same while a guest runs: the BARs of `present` stay where the guest has them.
+/// The same while a guest runs: the BARs of `present` stay where the guest has them. There is room for all of them wherever
+/// the guest has those of now, so that it can boot again.
 ///
 /// # Errors
 /// [`NoRoom`].
@@ -165,38 +218,57 @@ pub(super) fn assign_beside(
     functions: &[Arc<dyn PciFunction>],
     platform: &PlatformDescription,
 ) -> Result<(), NoRoom> {
+    let all: Vec<_> = present.iter().chain(functions).cloned().collect();
+    find(&[], &all, platform)?;
+    let there: Vec<_> = present.iter().flat_map(placed).collect();
+    let places = find(&there, functions, platform)?;
+    apply(&places);
+    Ok(())
+}
+
+/// A BAR of a function, and its address.
+type Place<'a> = (&'a Arc<dyn PciFunction>, BarIndex, u64);
+
+fn apply(places: &[Place<'_>]) {
+    for (function, bar, base) in places {
+        function.assign_bar(*bar, *base);
+    }
+}
+
+fn find<'a>(
+    present: &[PlacedBar],
+    functions: &'a [Arc<dyn PciFunction>],
+    platform: &PlatformDescription,
+) -> Result<Vec<Place<'a>>, NoRoom> {
     let window = |window: &PciWindow, name| Space::new(window.base, window.len, name);
     let (io_base, io_len) = platform.pci_window_io;
-    let mut io = Space::new(io_base.into(), io_len.into(), IO);
-    let mut memory_32 =
-        window(&platform.pci_window_32, "32-bit memory").keep_off(&platform.unmappable);
-    let mut memory_64 = window(&platform.pci_window_64, "64-bit memory");
-    for bar in present.iter().flat_map(placed) {
-        for space in [&mut io, &mut memory_32, &mut memory_64] {
-            space.occupy(&bar);
-        }
-    }
+    let mut io = Space::new(io_base.into(), io_len.into(), IO).occupy(present);
+    let mut memory_32 = window(&platform.pci_window_32, "32-bit memory")
+        .occupy(present)
+        .keep_off(&platform.unmappable);
+    let mut memory_64 = window(&platform.pci_window_64, "64-bit memory").occupy(present);
     let mut bars: Vec<_> = functions
         .iter()
         .flat_map(|function| function.bars().iter().map(move |bar| (function, bar)))
         .collect();
     bars.sort_by_key(|(_, bar)| std::cmp::Reverse(footprint(bar)));
+    let mut places = Vec::with_capacity(bars.len());
     for (function, bar) in bars {
         let size = footprint(bar);
-        let (space, base) = match bar.kind {
-            BarKind::Io => (io.name, io.allocate(size)),
-            BarKind::Memory32 { .. } => (memory_32.name, memory_32.allocate(size)),
-            BarKind::Memory64 { .. } => (memory_64.name, memory_64.allocate(size)),
+        let space = match bar.kind {
+            BarKind::Io => &mut io,
+            BarKind::Memory32 { .. } => &mut memory_32,
+            BarKind::Memory64 { .. } => &mut memory_64,
         };
-        let base = base.ok_or_else(|| NoRoom {
+        let base = space.allocate(size).ok_or_else(|| NoRoom {
             name: function.name().to_owned(),
             bar: bar.index,
             size: bar.size,
-            kind: space,
+            kind: space.name,
         })?;
-        function.assign_bar(bar.index, base);
+        places.push((function, bar.index, base));
     }
-    Ok(())
+    Ok(places)
 }
 
 #[cfg(test)]
@@ -210,6 +282,68 @@ mod tests {
     fn places(unmappable: &[RangeInclusive<u64>], sizes: &[u64]) -> Vec<Option<u64>> {
         let mut space = Space::new(BASE, 16 * MIB, "32-bit memory").keep_off(unmappable);
         sizes.iter().map(|size| space.allocate(*size)).collect()
+    }
+
+    /// The same beside BARs that are there.
+    fn beside(
+        present: &[PlacedBar],
+        unmappable: &[RangeInclusive<u64>],
+        sizes: &[u64],
+    ) -> Vec<u64> {
+        let space = Space::new(BASE, 16 * MIB, "32-bit memory").occupy(present);
+        let mut space = space.keep_off(unmappable);
+        let places = sizes.iter().map_while(|size| space.allocate(*size));
+        places.map(|place| (place - BASE) / PAGE_SIZE).collect()
+    }
+
+    fn bar(page: u64, size: u64) -> PlacedBar {
+        PlacedBar {
+            base: BASE + page * PAGE_SIZE,
+            size,
+            io: false,
+        }
+    }
+
+    #[test]
+    fn bars_keep_off_those_that_are_there_however_these_overlap() {
+        let half = PlacedBar {
+            base: BASE + 0x800,
+            ..bar(0, 0x1000)
+        };
+        // The second lies in the first, as that of a device which the guest does not let decode; the last is elsewhere.
+        let there = [
+            bar(4, 4 * PAGE_SIZE),
+            bar(5, PAGE_SIZE),
+            half,
+            bar(1 << 20, PAGE_SIZE),
+        ];
+        let pages = [PAGE_SIZE; 4];
+        assert_eq!(beside(&there, &[], &pages), [2, 3, 8, 9]);
+    }
+
+    #[test]
+    fn what_is_given_up_of_an_iommus_hole_is_no_bar_that_is_there() {
+        let hole = BASE..=BASE + 16 * MIB - 1;
+        let there = [bar(0, 4 * MIB), bar(0xc00, 4 * MIB)];
+        let mib = |places: &[u64]| {
+            places
+                .iter()
+                .map(|page| page * PAGE_SIZE / MIB)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(mib(&beside(&there, &[hole], &[4 * MIB; 3])), [4, 8]);
+    }
+
+    #[test]
+    fn parts_of_a_range_are_those_outside_of_others() {
+        let others = [(10, 19), (30, 39), (u64::MAX - 1, u64::MAX)];
+        assert_eq!(without((0, 50), &others), [(0, 9), (20, 29), (40, 50)]);
+        assert_eq!(without((12, 15), &others), []);
+        assert_eq!(without((15, 20), &others), [(20, 20)]);
+        assert_eq!(
+            without((u64::MAX - 2, u64::MAX), &others),
+            [(u64::MAX - 2, u64::MAX - 2)]
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod arrivals;
 mod commands;
 mod crash;
 mod departures;
+mod returns;
 mod source;
 mod termination;
 mod told;
@@ -11,6 +12,7 @@ mod triggers;
 
 use self::arrivals::Arrivals;
 use self::departures::Departures;
+use self::returns::Returns;
 use self::source::Source;
 use self::termination::Termination;
 use self::triggers::Triggers;
@@ -93,6 +95,7 @@ struct Control {
     custodian: Arc<dyn Custodian>,
     arrivals: Arrivals,
     departures: Departures,
+    returns: Returns,
     /// Runs until the next deadline of `departures` and `termination`.
     timer: TimerFd,
     api: Option<Arc<Server>>,
@@ -132,6 +135,7 @@ impl Control {
             custodian,
             arrivals,
             departures: Departures::default(),
+            returns: Returns::new(platform::eventfd()?),
             timer,
             api,
             events,
@@ -194,7 +198,9 @@ impl Control {
     fn boot_again(&mut self, why: RebootReason, ops: &mut EventOps<'_>) {
         log::info!("booting the guest again: {why}");
         self.tell_reboot(why);
-        self.paused = None;
+        if self.paused.take().is_some() {
+            self.machine.start_devices();
+        }
         self.leave_at_reboot(ops);
         let started = self.machine.reset().and_then(|()| self.machine.start());
         match started {
@@ -263,6 +269,8 @@ impl Control {
     fn overdue(&mut self, ops: &mut EventOps<'_>) {
         // The timer is not read: another event of the same batch may have set it anew, and the read would block. Setting it
         // takes its expiry back.
+        // What the guest has ejected by now it did in time.
+        self.take_ejected(ops);
         self.end_patience(ops);
         self.end_termination(ops);
         self.set_timer();
@@ -277,6 +285,8 @@ impl Control {
     /// The end, in the order of ARCHITECTURE.md, "Teardown".
     fn finish(mut self) {
         self.arrivals.give_up();
+        self.returns.wait();
+        self.note_returned();
         self.write_stats();
         // A guest that never got its input leaves nothing behind; the terminal is put back here.
         self.input = None;
@@ -284,7 +294,6 @@ impl Control {
             console.serial.flush();
         }
         self.machine.shut_down();
-        self.departures.wait();
     }
 
     fn handle(&mut self, source: Source, ops: &mut EventOps<'_>, event: Events) {
@@ -317,6 +326,10 @@ impl Control {
             Source::Ejected => self.take_ejected(ops),
             Source::Overdue => self.overdue(ops),
             Source::Arrived => self.arrived(ops),
+            Source::Returned => {
+                self.note_returned();
+                self.begin_arrival();
+            }
             Source::Api => self.serve_api(ops),
             Source::EventReader => self.events.go_on(),
             Source::DeviceError(guest) => self.device_failed(guest, ops),
@@ -354,6 +367,7 @@ impl MutEventSubscriber for Control {
             (self.machine.hotplug.notified().as_raw_fd(), Source::Ejected),
             (self.timer.as_raw_fd(), Source::Overdue),
             (self.arrivals.arrived().as_raw_fd(), Source::Arrived),
+            (self.returns.returned().as_raw_fd(), Source::Returned),
         ];
         if let (Some(_), Some(console)) = (&self.input, &self.machine.console) {
             sources.push((rustix::stdio::stdin().as_raw_fd(), Source::Input));

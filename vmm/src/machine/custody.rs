@@ -13,10 +13,8 @@ pub trait Custodian: Send + Sync {
     /// Why they can't be bound. Nothing is changed then.
     fn take(&self, devices: &[HostSbdf]) -> Result<(), Vec<Problem>>;
 
-    /// Whether `device` was taken and is not back.
-    fn has(&self, device: HostSbdf) -> bool;
-
-    /// Gives `device` back to the driver that it had, if it was taken. It must not be open.
+    /// Gives `device` back to the driver that it had, if it was taken. It is closed. One whose IOMMU group the machine still has
+    /// open, for another device in it, goes back with that.
     ///
     /// # Errors
     /// Why it does not have its driver again.

@@ -1,7 +1,7 @@
 //! Slots whose devices leave while the guest runs: the registers that the guest sees, and what its writes do.
 //!
 //! A device leaves in two steps. First it is taken off the guest's bus ([`PciHost::withdraw`]), by the vCPU that ejects it or
-//! by the control thread. Then the control thread, which owns it, gives it back to the host ([`Machine::give_back`]).
+//! by the control thread. Then the control thread, which owns it, takes it out ([`Machine::take_out`]) and sends it back to the host.
 
 use super::MachineError;
 use super::assigned::Assigned;
@@ -10,14 +10,10 @@ use super::buses::{Buses, Space};
 use super::pci_host::PciHost;
 use super::platform::eventfd;
 use crate::kvm::GsiRouting;
-use crate::spec::DeviceSpec;
 use arch::x86_64::layout;
 use devices::acpi::{GenericEvent, GenericEventDevice, PciHotplug, SlotPower};
-use devices::vfio::VfioPciDevice;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
 
 // What the ACPI tables say of the registers is what the devices do.
@@ -32,9 +28,6 @@ const _: () = {
             && PciHotplug::EJECT_OFFSET == 8
     );
 };
-
-/// How long a vCPU's access to a device that is leaving may take.
-const LAST_ACCESS: Duration = Duration::from_secs(5);
 
 /// The registers for slots that change.
 pub(super) struct Hotplug {
@@ -113,6 +106,11 @@ impl Hotplug {
         self.registers.request_eject(slot);
     }
 
+    /// Forgets what the guest was not told yet of `slot`, which is empty now.
+    pub(super) fn emptied(&self, slot: u8) {
+        self.registers.forget(slot);
+    }
+
     /// Asks no longer for `slot` to be ejected; `false` if the guest has heard of it already.
     pub(super) fn withdraw_request(&self, slot: u8) -> bool {
         let unheard = self.registers.unheard(slot);
@@ -151,43 +149,15 @@ impl Hotplug {
 }
 
 impl Machine {
-    /// Takes whatever is in `slot` off the guest's bus, unless the guest has ejected it already, and gives it back to the host.
-    /// Returns what was there, each with the number of its errors.
-    pub(super) fn give_back(&mut self, slot: u8) -> Vec<(DeviceSpec, u64)> {
+    /// Takes whatever is in `slot` off the guest's bus, unless the guest has ejected it already. It is still open.
+    pub(super) fn take_out(&mut self, slot: u8) -> Vec<Assigned> {
         self.pci.withdraw(slot);
+        self.hotplug.emptied(slot);
         let Some(assigned) = &mut self.assigned else {
             return Vec::new();
         };
-        let leaving = assigned
-            .devices
-            .extract_if(.., |assigned| assigned.spec.guest.device() == slot);
-        leaving
-            .map(|assigned| {
-                let Assigned {
-                    spec,
-                    device,
-                    errors,
-                } = assigned;
-                close(device, &spec);
-                (spec, errors)
-            })
-            .collect()
-    }
-}
-
-/// Closes the device, whereupon the kernel resets it. A vCPU that found it before it left the bus may still be in it.
-fn close(mut device: Arc<VfioPciDevice>, spec: &DeviceSpec) {
-    let started = Instant::now();
-    loop {
-        match Arc::try_unwrap(device) {
-            Ok(device) => return drop(device),
-            Err(shared) if started.elapsed() < LAST_ACCESS => device = shared,
-            Err(_) => {
-                // The host waits until the access ends, whatever is done here.
-                log::error!("{}: still being accessed, closed later", spec.host);
-                return;
-            }
-        }
-        thread::sleep(Duration::from_millis(1));
+        let devices = &mut assigned.devices;
+        let leaving = devices.extract_if(.., |one| one.spec.guest.device() == slot);
+        leaving.collect()
     }
 }

@@ -147,6 +147,12 @@ pub enum MachineError {
     /// Guest RAM could not be mapped for DMA.
     #[error("guest RAM can't be mapped for DMA")]
     DmaMap(#[source] MapError),
+    /// A device that joins can't have guest RAM mapped where it is.
+    #[error("guest RAM lies where the IOMMU of {} can't map it", .0.sbdf)]
+    Reserved(ReservedIova),
+    /// The guest was ended meanwhile.
+    #[error("the guest has ended")]
+    Ended,
     /// The serial console's file.
     #[error("{} can't be written", path.display())]
     SerialFile {

@@ -1,10 +1,11 @@
-//! A guest that stands still: no vCPU runs, and its clocks do not either. Assigned devices go on by themselves: what they write
-//! by DMA is in guest RAM, and interrupts that they raise wait in KVM's local APICs.
+//! A guest that stands still: no vCPU runs, and its clocks do not either. Assigned devices that the host can stop are stopped.
+//! Others go on by themselves: what they write by DMA is in guest RAM, and interrupts that they raise wait in KVM's local APICs.
 
 use super::MachineError;
 use super::builder::{Machine, chain};
 use super::vcpu_loop::VcpuThread;
 use crate::kvm::{KvmError, Vcpu};
+use devices::vfio::Motion;
 
 /// When the guest was paused, by its own clocks.
 #[derive(Clone, Copy, Debug)]
@@ -26,15 +27,36 @@ impl Machine {
         }))
     }
 
-    /// Notes the guest's time. Its vCPUs have stopped. `None` when it can't be read: then the guest's clocks go on.
+    /// Stops the devices as far as the host can, and notes the guest's time. Its vCPUs have stopped. `None` when the time can't be
+    /// read: then the guest's clocks go on.
     pub(super) fn pause(&self) -> Option<Paused> {
+        self.move_devices([Motion::Passive, Motion::Stopped]);
         self.time().unwrap_or_else(|error| {
             log::warn!("the guest's clocks go on: {}", chain(&error));
             None
         })
     }
 
-    /// Lets the vCPUs go on, at the time at which they stopped.
+    /// Lets devices that were stopped go on.
+    pub(super) fn start_devices(&self) {
+        self.move_devices([Motion::Passive, Motion::Running]);
+    }
+
+    /// Each step is done by all of them before the next: they reach each other.
+    fn move_devices(&self, steps: [Motion; 2]) {
+        for motion in steps {
+            for assigned in self.assigned.iter().flat_map(|all| &all.devices) {
+                let host = assigned.spec.host;
+                match assigned.device.set_motion(motion) {
+                    Ok(true) => log::debug!("{host}: {motion:?}"),
+                    Ok(false) => {}
+                    Err(error) => log::warn!("{host} can't be made {motion:?}: {error}"),
+                }
+            }
+        }
+    }
+
+    /// Lets the devices and the vCPUs go on, at the time at which these stopped.
     ///
     /// # Errors
     /// [`MachineError::Process`] when a thread can't be made.
@@ -42,6 +64,7 @@ impl Machine {
         &mut self,
         paused: Option<Paused>,
     ) -> Result<Vec<VcpuThread>, MachineError> {
+        self.start_devices();
         if let Some(Err(error)) = paused.map(|paused| self.set_time(paused)) {
             log::warn!("a clock of the guest's has gone on: {}", chain(&error));
         }

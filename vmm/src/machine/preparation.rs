@@ -211,6 +211,10 @@ impl Work {
         let Ok(context) = context.recv() else {
             return Ok(());
         };
+        // Nobody waits for it any more, and the kernel can't be told to stop once it pins.
+        if self.populating.is_cancelled() {
+            return Ok(());
+        }
         let started = Instant::now();
         self.map(context).map_err(MachineError::DmaMap)?;
         let _ = self.progress.mapped.set(started.elapsed());

@@ -91,6 +91,12 @@ impl MachineError {
                 with_causes(error),
                 "a limit on locked memory (ulimit -l) or the IOMMU's address width; see: sudo dmesg | tail",
             ),
+            Self::Reserved(iova) => reserved(iova),
+            Self::Ended => Problem::new(
+                "the device was not added",
+                self.to_string(),
+                "see how, in the output of its ferry run",
+            ),
             Self::SerialFile { path, .. } => Problem::new(
                 format!("the serial console can't go to {}", path.display()),
                 why(self),
@@ -370,6 +376,20 @@ fn ram_place(in_the_way: Option<&ReservedIova>, error: &LayoutError) -> Problem 
             "give less --memory",
         ),
     }
+}
+
+fn reserved(iova: &ReservedIova) -> Problem {
+    Problem::new(
+        format!(
+            "{} can't join the guest: its IOMMU can't map guest RAM",
+            iova.sbdf
+        ),
+        format!("{iova}; a guest's RAM lies around what the devices of its start reserve"),
+        format!(
+            "give it to a guest at the start: --device host={}",
+            iova.sbdf
+        ),
+    )
 }
 
 fn iova(ram: &RangeInclusive<u64>, usable: &[RangeInclusive<u64>]) -> Problem {

@@ -40,12 +40,6 @@ impl Removals {
         overdue.map(|(slot, _)| *slot).collect()
     }
 
-    /// All slots that the guest was asked for.
-    #[must_use]
-    pub(super) fn all(&self) -> Vec<u8> {
-        self.deadlines.keys().copied().collect()
-    }
-
     /// How long from `now` to the next deadline; `None` without one.
     #[must_use]
     pub(super) fn next(&self, now: Instant) -> Option<Duration> {
@@ -157,7 +151,6 @@ mod tests {
         assert_eq!(removals.overdue(now + seconds(7)), [4]);
         removals.done(4);
         assert!(removals.asked(3) && !removals.asked(4));
-        assert_eq!(removals.all(), [3]);
         removals.done(3);
         assert_eq!(removals.next(now), None);
     }

@@ -123,6 +123,12 @@ fn run(vcpu: &mut Vcpu, context: &VcpuContext, counters: &ExitCounters) {
             mailbox.post(cause);
         }
     }
+    match runner.finish_access() {
+        // One that has not been started yet has nothing to finish.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(error) => log::debug!("vCPU {index}: its last access is not finished: {error}"),
+        Ok(()) => {}
+    }
 }
 
 enum Served {

@@ -1,4 +1,5 @@
 use crate::pci::{BarIndex, ConfigStep, HardwareWrite, PciFunction};
+use crate::vfio::motion::{Motion, MotionSupport};
 use crate::vfio::tests::support::{
     COMMAND, IGB_EXPRESS, IGB_MSI, IGB_MSIX, IGB_PMCSR, Machine, igb, nvme, rtl8139,
 };
@@ -231,6 +232,20 @@ fn an_access_that_comes_as_the_device_leaves_is_no_failure() {
     assert_eq!(machine.bar_read(0, 0x20), u32::MAX);
     machine.table_write(2, 0x4, 0x1234_5678);
     assert_eq!(machine.device.failures(), 0);
+}
+
+#[test]
+fn a_device_is_stopped_as_far_as_its_driver_can() {
+    let machine = assigned();
+    let steps = [Motion::Passive, Motion::Stopped];
+    let set = || steps.map(|motion| machine.device.set_motion(motion).unwrap());
+    assert_eq!(set(), [false, false]);
+    machine.host.state().motion = Some(MotionSupport { passive: false });
+    assert_eq!(set(), [false, true]);
+    machine.host.state().motion = Some(MotionSupport { passive: true });
+    assert_eq!(set(), [true, true]);
+    let motions = machine.host.state().motions.clone();
+    assert_eq!(motions, [Motion::Stopped, Motion::Passive, Motion::Stopped]);
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Devices that clients of the API give to the running guest, one call after another.
 
 use super::Control;
+use super::returns::Leaving;
 use super::triggers::Triggers;
 use crate::api::{AddedDevice, Answer, Done, NewDevice, Refusal, RefusalKind, Reply};
 use crate::events::Origin;
 use crate::machine::arrival::{Arrival, Prepared, refusal};
 use crate::machine::{MachineError, process};
 use crate::spec::{DeviceSpec, PlacementError, Present, place_beside};
+use crate::stats::Departure;
 use devices::host::Problem;
 use event_manager::EventOps;
 use std::collections::VecDeque;
@@ -88,13 +90,19 @@ impl Control {
         self.begin_arrival();
     }
 
-    fn begin_arrival(&mut self) {
+    /// Goes on with those that wait, if it is their turn.
+    pub(super) fn begin_arrival(&mut self) {
         while self.arrivals.coming.is_none() {
             let Some(wanted) = self.arrivals.waiting.pop_front() else {
                 return;
             };
             if wanted.reply.abandoned() {
                 continue;
+            }
+            let mut hosts = wanted.devices.iter().map(|new| new.device.host);
+            if hosts.any(|host| self.returns.awaits(host)) {
+                // It has left, and is not back yet.
+                return self.arrivals.waiting.push_front(wanted);
             }
             match self.open(&wanted.devices) {
                 Ok(arrival) => {
@@ -140,10 +148,13 @@ impl Control {
         let answer = result.and_then(|prepared| self.admit(&coming, prepared, ops));
         match answer {
             // They are closed again.
-            Err(refusal) if opened => {
-                let managed = coming.arrival.managed.clone();
-                self.hand_back(managed, vec![coming.reply], Err(refusal));
-            }
+            Err(refusal) if opened => self.send_back(Leaving {
+                devices: Vec::new(),
+                closed: coming.arrival.managed.clone(),
+                how: Departure::Taken,
+                replies: vec![coming.reply],
+                answer: Err(refusal),
+            }),
             answer => coming.reply.send(answer),
         }
         self.begin_arrival();

@@ -2,16 +2,16 @@
 //! because the guest's time is over.
 
 use super::Control;
-use crate::api::{Answer, Done, Refusal, RefusalKind, RemovalRequest, Reply};
+use super::returns::Leaving;
+use crate::api::{Done, Refusal, RefusalKind, RemovalRequest, Reply};
 use crate::events::EjectReason;
+use crate::machine::assigned::Assigned;
 use crate::machine::removal::Removals;
 use crate::spec::DeviceSpec;
 use crate::stats::{Departure, RemovedReport};
 use devices::host::Problem;
-use devices::pci::{GuestBdf, HostSbdf};
+use devices::pci::GuestBdf;
 use event_manager::EventOps;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// A client that waits for a device to leave.
@@ -30,12 +30,10 @@ pub(super) struct Departures {
     /// Slots that are taken away when the guest's time is over.
     pub(super) removals: Removals,
     waiting: Vec<Waiting>,
-    /// Slots that clients want to leave.
+    /// Slots that clients want to leave, however long that takes, who do not wait for it.
     wanted: Slots,
     /// Slots whose devices were taken and that the guest has not let go of.
     lost: Slots,
-    /// Threads that give devices back to their drivers.
-    returns: Vec<JoinHandle<()>>,
 }
 
 /// Slots of the guest's bus, a bit each.
@@ -76,10 +74,17 @@ impl Departures {
     }
 
     /// All slots that the guest was asked for.
-    fn slots(&self) -> impl Iterator<Item = u8> + use<> {
-        let mut slots = self.wanted;
-        self.removals.all().iter().for_each(|slot| slots.add(*slot));
-        (0..32).filter(move |slot| slots.has(*slot))
+    fn slots(&self) -> Vec<u8> {
+        (0..32).filter(|slot| self.asked(*slot)).collect()
+    }
+
+    /// Whether anybody wants `slot` to leave.
+    fn asked(&self, slot: u8) -> bool {
+        self.removals.asked(slot) || self.is_clients_wish(slot)
+    }
+
+    fn is_clients_wish(&self, slot: u8) -> bool {
+        self.wanted.has(slot) || self.waiting.iter().any(|one| one.slot == slot)
     }
 
     /// A client waits for `slot` from now on. Those that went away meanwhile do not.
@@ -94,14 +99,6 @@ impl Departures {
         self.wanted.remove(slot);
         let waited = self.waiting.extract_if(.., |one| one.slot == slot);
         waited.map(|one| one.reply).collect()
-    }
-
-    /// Waits until all devices that have left are back on their drivers.
-    pub(super) fn wait(&mut self) {
-        for thread in self.returns.drain(..) {
-            // A panic of it was printed.
-            let _ = thread.join();
-        }
     }
 }
 
@@ -152,10 +149,17 @@ impl Control {
             return reply.send(Err(unknown(&id)));
         };
         let slot = found.spec.guest.device();
+        if self.paused.is_some() && matches!(how, RemovalRequest::Await { force: false, .. }) {
+            return reply.send(Err(deaf()));
+        }
+        log::info!("{id} is to leave the guest");
+        if !self.departures.asked(slot) {
+            self.tell_eject_request(slot, EjectReason::Api);
+        }
         match how {
-            RemovalRequest::Ask => reply.send(Ok(Done::Silently)),
-            RemovalRequest::Await { force: false, .. } if self.paused.is_some() => {
-                return reply.send(Err(deaf()));
+            RemovalRequest::Ask => {
+                self.departures.wanted.add(slot);
+                reply.send(Ok(Done::Silently));
             }
             RemovalRequest::Await { timeout, force } => {
                 let now = Instant::now();
@@ -165,7 +169,7 @@ impl Control {
                     self.departures.removals.ask(slot, now, time);
                 }
                 self.departures.wait_for(Waiting {
-                    id: id.clone(),
+                    id,
                     slot,
                     deadline: deadline.map(|deadline| (deadline, time)),
                     reply,
@@ -176,9 +180,6 @@ impl Control {
                 }
             }
         }
-        log::info!("{id} is to leave the guest");
-        self.tell_eject_request(slot, EjectReason::Api);
-        self.departures.wanted.add(slot);
         self.machine.hotplug.request_eject(slot);
         self.set_timer();
     }
@@ -199,12 +200,7 @@ impl Control {
     /// The guest keeps what it has not let go of, unless somebody else still wants it.
     fn give_up(&mut self, waited: Waiting) {
         let slot = waited.slot;
-        let others = self.departures.waiting.iter().any(|one| one.slot == slot);
-        let mut heard = true;
-        if !others && !self.departures.removals.asked(slot) {
-            self.departures.wanted.remove(slot);
-            heard = !self.machine.hotplug.withdraw_request(slot);
-        }
+        let heard = self.departures.asked(slot) || !self.machine.hotplug.withdraw_request(slot);
         let (_, time) = waited.deadline.unwrap_or((Instant::now(), Duration::ZERO));
         let problem = kept(&waited.id, time, heard);
         log::warn!("{}: {}", problem.what, problem.why);
@@ -212,16 +208,15 @@ impl Control {
         waited.reply.send(Err(refusal));
     }
 
-    /// Gives the devices of `slot` back to the host.
+    /// Takes the devices of `slot` from the guest and sends them back to the host.
     pub(super) fn take_away(&mut self, slot: u8, how: Departure, ops: &mut EventOps<'_>) {
         // A user who wants a device to leave needs no warning that it has.
-        let asked = self.departures.removals.asked(slot) && !self.departures.wanted.has(slot);
+        let asked = self.departures.asked(slot) && !self.departures.is_clients_wish(slot);
         let replies = self.departures.left(slot);
         // Out of epoll while they are open.
         self.triggers.leave(slot, ops);
-        let left = self.machine.give_back(slot);
-        for (spec, errors) in &left {
-            self.tell_removed(spec, *errors, how);
+        let devices = self.machine.take_out(slot);
+        for Assigned { spec, errors, .. } in &devices {
             tell(spec, how, asked);
             self.machine.removed.push(RemovedReport {
                 id: spec.id.clone(),
@@ -232,7 +227,7 @@ impl Control {
             });
         }
         if how == Departure::Taken {
-            if !left.is_empty() {
+            if !devices.is_empty() {
                 self.departures.lost.add(slot);
             }
             // It is gone, but the guest's driver doesn't know.
@@ -240,55 +235,16 @@ impl Control {
         } else {
             self.departures.lost.remove(slot);
         }
-        let hosts = left.iter().map(|(spec, _)| spec.host).collect();
-        self.hand_back(hosts, replies, Ok(Done::Silently));
-    }
-
-    /// Has those of `devices`, which are closed, that were taken from their drivers for this guest go back; then tells clients.
-    pub(super) fn hand_back(
-        &mut self,
-        devices: Vec<HostSbdf>,
-        replies: Vec<Reply>,
-        answer: Answer,
-    ) {
-        let (custodian, send) = (Arc::clone(&self.custodian), send_all);
-        let mut devices = devices;
-        devices.retain(|device| custodian.has(*device));
-        if devices.is_empty() {
-            return send(replies, &answer);
+        if devices.is_empty() && replies.is_empty() {
+            return;
         }
-        // A thread that can't be made loses what it was given.
-        let replies = Arc::new(Mutex::new(replies));
-        let told = Arc::clone(&replies);
-        let work = move || {
-            let back = devices.iter().map(|device| custodian.give_back(*device));
-            let problems: Vec<_> = back.filter_map(Result::err).flatten().collect();
-            for problem in &problems {
-                log::warn!("{problem}");
-            }
-            let answer = match answer {
-                Ok(_) if !problems.is_empty() => Err(failed(problems)),
-                Ok(done) => Ok(done),
-                Err(refusal) => Err(failed([refusal.problems, problems].concat())),
-            };
-            send(take_all(&told), &answer);
-        };
-        let thread = thread::Builder::new().name("give-back".to_owned());
-        match thread.spawn(work) {
-            Ok(thread) => {
-                self.departures.returns.retain(|one| !one.is_finished());
-                self.departures.returns.push(thread);
-            }
-            Err(error) => {
-                let problem = Problem::new(
-                    "a device is not back on its driver",
-                    format!("the thread that binds it can't be made: {error}"),
-                    "it goes back when the guest ends",
-                );
-                log::error!("{problem}");
-                send(take_all(&replies), &Err(failed(vec![problem])));
-            }
-        }
+        self.send_back(Leaving {
+            devices,
+            closed: Vec::new(),
+            how,
+            replies,
+            answer: Ok(Done::Silently),
+        });
     }
 
     pub(super) fn take_ejected(&mut self, ops: &mut EventOps<'_>) {
@@ -308,16 +264,6 @@ impl Control {
         self.departures.lost = Slots::default();
         self.set_timer();
     }
-}
-
-fn send_all(replies: Vec<Reply>, answer: &Answer) {
-    for reply in replies {
-        reply.send(answer.clone());
-    }
-}
-
-fn take_all(replies: &Mutex<Vec<Reply>>) -> Vec<Reply> {
-    std::mem::take(&mut *replies.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn tell(spec: &DeviceSpec, how: Departure, asked: bool) {
@@ -346,13 +292,6 @@ fn deaf() -> Refusal {
         "let it run first: ferry resume; or take the device away: ferry remove --force",
     );
     Refusal::new(RefusalKind::State, problem)
-}
-
-fn failed(problems: Vec<Problem>) -> Refusal {
-    Refusal {
-        kind: RefusalKind::Failed,
-        problems,
-    }
 }
 
 fn kept(id: &str, time: Duration, heard: bool) -> Problem {
@@ -392,8 +331,8 @@ mod tests {
         departures.removals.ask(5, Instant::now(), Duration::MAX);
         departures.wanted.add(5);
         departures.wanted.add(31);
-        assert_eq!(departures.slots().collect::<Vec<_>>(), [5, 31]);
+        assert_eq!(departures.slots(), [5, 31]);
         departures.left(5);
-        assert_eq!(departures.slots().collect::<Vec<_>>(), [31]);
+        assert_eq!(departures.slots(), [31]);
     }
 }

@@ -18,6 +18,8 @@ pub(super) enum Source {
     Overdue,
     /// A device that is to be added is open, or can't be opened.
     Arrived,
+    /// A device that has left the guest is back.
+    Returned,
     /// A client of the API wants something.
     Api,
     /// Who reads events has read on.
@@ -46,6 +48,7 @@ impl Source {
             Self::TerminateSignal => 8,
             Self::Arrived => 9,
             Self::EventReader => 10,
+            Self::Returned => 11,
             Self::DeviceError(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()),
             Self::DeviceRequest(guest) => FIRST_DEVICE_TAG + 2 * u32::from(guest.devfn()) + 1,
         }
@@ -74,6 +77,7 @@ impl Source {
             Self::TerminateSignal,
             Self::Arrived,
             Self::EventReader,
+            Self::Returned,
         ];
         let Some(of_device) = tag.checked_sub(FIRST_DEVICE_TAG) else {
             return fixed.into_iter().find(|source| source.tag() == tag);
@@ -100,6 +104,6 @@ mod tests {
                 found += 1;
             }
         }
-        assert!(found >= 10 + 2 * 255, "{found}");
+        assert!(found >= 12 + 2 * 255, "{found}");
     }
 }

@@ -6,6 +6,7 @@ use crate::mapping::{Access, HostMapping};
 use crate::pci::BarIndex;
 use crate::pci::capability::{CapabilityId, capabilities};
 use crate::vfio::host::{IrqIndex, VfioHost};
+use crate::vfio::motion::{Motion, MotionSupport};
 use crate::vfio::probe::VfioProbe;
 use crate::vfio::sys::IrqAction;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +51,10 @@ pub(in crate::vfio::tests) struct HostState {
     pub(in crate::vfio::tests) broken: bool,
     /// What the host has counted for the pin, whoever used it.
     pub(in crate::vfio::tests) pin_count: u64,
+    /// Whether the device can be stopped, and made passive.
+    pub(in crate::vfio::tests) motion: Option<MotionSupport>,
+    /// What it was let do, each time.
+    pub(in crate::vfio::tests) motions: Vec<Motion>,
     /// The most MSI vectors the host can give.
     pub(in crate::vfio::tests) msi_limit: Option<u32>,
 }
@@ -324,6 +329,15 @@ impl VfioHost for FakeHost {
             return Err(io::Error::from_raw_os_error(libc::ENOENT));
         }
         state.bus_resets.push(groups.to_vec());
+        Ok(())
+    }
+
+    fn motion(&self) -> Option<MotionSupport> {
+        self.state().motion
+    }
+
+    fn set_motion(&self, motion: Motion) -> io::Result<()> {
+        self.state().motions.push(motion);
         Ok(())
     }
 
