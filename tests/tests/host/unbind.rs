@@ -118,7 +118,9 @@ fn device_that_a_guest_has_is_left_to_it() {
     let run = Run::new(Kernel::Elf)
         .without_input()
         .option("--device", format!("host={}", nic.address()))
-        .option("--serial", "none");
+        .option("--serial", "none")
+        // A guest that has booted this far by then may power itself off.
+        .option("--stop-timeout", "0");
     let mut holder = run.start();
     holder.wait_for_vcpus();
 
