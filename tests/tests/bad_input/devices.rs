@@ -164,7 +164,9 @@ fn group_that_another_has_open_names_the_holder() {
     let run = Run::new(Kernel::Elf)
         .without_input()
         .device(&nic, "")
-        .option("--serial", "none");
+        .option("--serial", "none")
+        // A guest that has booted this far by then may power itself off.
+        .option("--stop-timeout", "0");
     let mut holder = run.start();
     holder.wait_for_vcpus();
     let terminal = Terminal::open();
