@@ -27,8 +27,8 @@ fn a_guest_tells_what_it_is_made_of() {
     let info = api.info();
     assert_eq!(info["state"], "Running");
     assert_eq!(info["config"]["cpus"]["boot_vcpus"], 2);
-    assert_eq!(info["config"]["memory"]["size"], 512 << 20);
-    assert_eq!(info["memory_actual_size"], 512 << 20);
+    assert_eq!(info["config"]["memory"]["size"], 256 << 20);
+    assert_eq!(info["memory_actual_size"], 256 << 20);
     let kernel = Kernel::Elf.path();
     assert_eq!(
         info["config"]["payload"]["kernel"],

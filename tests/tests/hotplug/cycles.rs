@@ -7,7 +7,7 @@ use tests::site;
 use tests::{Census, Peer, Rebound, assert_no_growth, figure};
 
 /// How often, unless `FERRY_CYCLES` says.
-const CYCLES: usize = 10;
+const CYCLES: usize = 8;
 
 /// How long a step took, each time.
 #[derive(Default)]
