@@ -35,8 +35,8 @@ enum Input {
     Terminal(fs::File),
 }
 
-/// Guest RAM where a test does not say: what is pinned for a device takes its time.
-const MEMORY: &str = "256M";
+/// Bytes of guest RAM where a test does not say: what is pinned for a device takes its time.
+pub const GUEST_RAM: u64 = 256 << 20;
 
 impl Run {
     /// A guest with this kernel, its initramfs and a shell on its serial console.
@@ -193,7 +193,7 @@ impl Run {
         let (own_stats, memory) = (!says("--stats"), says("--memory"));
         words.extend(self.options);
         if !memory {
-            words.extend(["--memory", MEMORY].map(OsString::from));
+            words.extend(["--memory".into(), format!("{}M", GUEST_RAM >> 20).into()]);
         }
         let stats = folder.path().join("stats.json");
         if own_stats {

@@ -38,7 +38,7 @@ pub use census::{Census, assert_no_growth};
 pub use checked::Checked;
 pub use deadline::{BOOT, MOMENT, until};
 pub use edu::Edu;
-pub use ferry::{Ferry, Run};
+pub use ferry::{Ferry, GUEST_RAM, Run};
 pub use figures::{Exits, Figures};
 pub use guest::{CommandOutput, Guest};
 pub use host_device::{Assigned, HostDevice};

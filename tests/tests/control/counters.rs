@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
 use tests::site::{self, Kernel};
-use tests::{Api, Guest, MOMENT, Peer, Run, figure, shell, until};
+use tests::{Api, GUEST_RAM, Guest, MOMENT, Peer, Run, figure, shell, until};
 
 /// igb's MSI-X table and, behind it, the bits of what is pending.
 const TABLE_BAR: &str = "BAR 3";
@@ -91,11 +91,11 @@ fn dma_mappings_are_what_the_kernel_has_pinned_until_the_last_device_has_left() 
     let mut guest = api.of(run.device(&nic, ",id=nic0")).boot();
     guest.ok("ip link set eth0 up");
     let (stats, told) = (api.stats(), counters(&api));
-    assert_eq!(number(&stats, "/dma/bytes"), 512 << 20);
+    assert_eq!(number(&stats, "/dma/bytes"), GUEST_RAM);
     assert_eq!(number(&stats, "/dma/bytes"), pinned(&guest));
     assert!(number(&stats, "/dma/mappings") >= 1);
     assert_eq!(stats["devices"][0]["dma"], stats["dma"]);
-    assert_eq!(told["nic0"]["dma bytes"], 512 << 20);
+    assert_eq!(told["nic0"]["dma bytes"], GUEST_RAM);
     assert_eq!(
         told["nic0"]["dma mappings"],
         number(&stats, "/dma/mappings")

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use tempfile::TempDir;
 use tests::site::{self, Kernel};
-use tests::{Api, Guest, MOMENT, Run, until};
+use tests::{Api, GUEST_RAM, Guest, MOMENT, Run, until};
 
 /// A place for a file or FIFO with events.
 struct Place(TempDir);
@@ -140,7 +140,7 @@ fn a_guests_life_with_a_device_is_told_in_its_order() {
     let mut in_slot = device(json!({}), "");
     in_slot.as_object_mut().unwrap().remove("event");
     let expected = [
-        json!({"event": "started", "version": version, "pid": pid, "cpus": 2, "memory": 512 << 20}),
+        json!({"event": "started", "version": version, "pid": pid, "cpus": 2, "memory": GUEST_RAM}),
         device(json!({"how": "start"}), "device_added"),
         json!({"event": "guest_reboot", "why": "acpi_reset", "boots": 2}),
         json!({"event": "guest_reboot", "why": "api", "boots": 3}),

@@ -5,7 +5,7 @@ use serde_json::json;
 use std::thread;
 use std::time::{Duration, Instant};
 use tests::site::{self, Kernel};
-use tests::{Api, Guest, MOMENT, Peer, Run, figure, shell, until};
+use tests::{Api, GUEST_RAM, Guest, MOMENT, Peer, Run, figure, shell, until};
 
 /// How long guests are paused here: longer than the second that a clock may be behind.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -27,8 +27,8 @@ fn a_guest_tells_what_it_is_made_of() {
     let info = api.info();
     assert_eq!(info["state"], "Running");
     assert_eq!(info["config"]["cpus"]["boot_vcpus"], 2);
-    assert_eq!(info["config"]["memory"]["size"], 256 << 20);
-    assert_eq!(info["memory_actual_size"], 256 << 20);
+    assert_eq!(info["config"]["memory"]["size"], GUEST_RAM);
+    assert_eq!(info["memory_actual_size"], GUEST_RAM);
     let kernel = Kernel::Elf.path();
     assert_eq!(
         info["config"]["payload"]["kernel"],

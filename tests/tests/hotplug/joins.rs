@@ -3,7 +3,7 @@
 use crate::{appears, bare, functions, is_driven, served};
 use std::thread;
 use tests::site;
-use tests::{Api, Census, Peer, figure};
+use tests::{Api, Census, GUEST_RAM, Peer, figure};
 
 #[test]
 fn a_guest_without_devices_gets_a_card_uses_it_and_gives_it_back() {
@@ -17,7 +17,11 @@ fn a_guest_without_devices_gets_a_card_uses_it_and_gives_it_back() {
     appears(&mut guest, "/sys/class/net/eth0");
     peer.is_reached_by(&mut guest);
     let during = Census::of(&guest);
-    assert_eq!(during.pinned, 256 << 10, "guest RAM is pinned, all of it");
+    assert_eq!(
+        during.pinned,
+        GUEST_RAM >> 10,
+        "guest RAM is pinned, all of it"
+    );
     assert_eq!(api.info()["device_tree"]["nic0"]["pci_bdf"], "0000:00:01.0");
     assert_eq!(api.ok(&["remove", "nic0"]), "nic0 has left the guest\n");
     assert_eq!(functions(&mut guest), [""; 0]);
