@@ -181,6 +181,16 @@ impl Guest {
         assert!(text.contains("3 packets received"), "{text}");
     }
 
+    /// Its PCI functions besides the host bridge, as 06.0.
+    #[must_use]
+    #[track_caller]
+    pub fn functions(&mut self) -> Vec<String> {
+        let listed = self.ok("ls /sys/bus/pci/devices");
+        let short = |address: &str| address.trim_start_matches("0000:00:").to_owned();
+        let all = listed.split_whitespace().map(short);
+        all.filter(|address| address != "00.0").collect()
+    }
+
     /// Ferry's figures as of now.
     #[must_use]
     #[track_caller]

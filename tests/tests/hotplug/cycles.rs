@@ -1,6 +1,6 @@
 //! A card comes and goes many times.
 
-use crate::{appears, functions, served};
+use crate::{appears, served};
 use std::env;
 use std::time::{Duration, Instant};
 use tests::site;
@@ -45,7 +45,7 @@ fn nothing_is_left_of_a_card_that_comes_and_goes_many_times() {
         peer.is_reached_by(&mut guest);
         removing.of(|| api.ok(&["remove", "nic0"]));
         assert_eq!(nic.driver(), driver, "back on the host's driver");
-        assert_eq!(functions(&mut guest), [""; 0]);
+        assert_eq!(guest.functions(), [""; 0]);
         censuses.push(Census::of(&guest));
     }
     figure(&format!(

@@ -1,6 +1,7 @@
 //! Devices join guests that run.
 
-use crate::{appears, bare, functions, is_driven, served};
+use crate::{appears, bare, is_driven, served};
+use serde_json::json;
 use std::thread;
 use tests::site;
 use tests::{Api, Census, GUEST_RAM, Peer, figure};
@@ -24,7 +25,7 @@ fn a_guest_without_devices_gets_a_card_uses_it_and_gives_it_back() {
     );
     assert_eq!(api.info()["device_tree"]["nic0"]["pci_bdf"], "0000:00:01.0");
     assert_eq!(api.ok(&["remove", "nic0"]), "nic0 has left the guest\n");
-    assert_eq!(functions(&mut guest), [""; 0]);
+    assert_eq!(guest.functions(), [""; 0]);
     assert_eq!(guest.figures().list("/removed")[0]["how"], "ejected");
     let after = Census::of(&guest);
     assert_eq!(after.pinned, 0, "guest RAM is not pinned any more");
@@ -49,10 +50,10 @@ fn functions_of_one_slot_come_and_go_together() {
         "edu is at 0000:00:05.1 in the guest\ndisk is at 0000:00:05.0 in the guest\n"
     );
     appears(&mut guest, "/dev/nvme0n1");
-    assert_eq!(functions(&mut guest), ["05.0", "05.1"]);
+    assert_eq!(guest.functions(), ["05.0", "05.1"]);
     guest.ok("dd if=/dev/nvme0n1 of=/dev/null bs=1M count=4 iflag=direct");
     api.ok(&["remove", "edu"]);
-    assert_eq!(functions(&mut guest), [""; 0]);
+    assert_eq!(guest.functions(), [""; 0]);
     assert_eq!(guest.figures().list("/removed").len(), 2);
     guest.stop();
 }
@@ -69,9 +70,9 @@ fn a_device_joins_others_that_go_on() {
     api.ok(&["add", &format!("host={},id=disk", disk.address())]);
     appears(&mut guest, "/dev/nvme0n1");
     guest.ok("dd if=/dev/nvme0n1 of=/dev/null bs=1M count=4 iflag=direct");
-    assert_eq!(functions(&mut guest), ["01.0", "02.0"]);
+    assert_eq!(guest.functions(), ["01.0", "02.0"]);
     assert_eq!(api.ok(&["remove", "disk"]), "disk has left the guest\n");
-    assert_eq!(functions(&mut guest), ["01.0"]);
+    assert_eq!(guest.functions(), ["01.0"]);
     assert!(flood.sent() > sent);
     flood.stop(&mut guest);
     guest.stop();
@@ -81,14 +82,19 @@ fn a_device_joins_others_that_go_on() {
 fn a_device_that_joined_is_there_after_a_reboot_and_can_leave_then() {
     let disk = site::device("disk").assign();
     let (mut guest, api) = served();
-    api.ok(&["add", &format!("host={},id=disk", disk.address())]);
+    // As clients of Cloud Hypervisor's API do.
+    let path = format!("/sys/bus/pci/devices/{}/", disk.address());
+    let body = json!({"path": path, "id": "disk"}).to_string();
+    let (status, added) = api.request("PUT", "vm.add-device", &body);
+    let expected = json!({"id": "disk", "bdf": "0000:00:01.0"});
+    assert_eq!((status, added), (200, expected));
     appears(&mut guest, "/dev/nvme0n1");
     api.ok(&["reboot"]);
     guest.wait_for_shell();
     appears(&mut guest, "/dev/nvme0n1");
     guest.ok("dd if=/dev/nvme0n1 of=/dev/null bs=1M count=4 iflag=direct");
     api.ok(&["remove", "disk"]);
-    assert_eq!(functions(&mut guest), [""; 0]);
+    assert_eq!(guest.functions(), [""; 0]);
     guest.stop();
 }
 
@@ -132,7 +138,7 @@ fn two_clients_at_once_add_and_remove_a_device_each() {
             assert!(told.code == Some(0) || (gone && id == "nic0"), "{told:?}");
         }
     });
-    assert_eq!(functions(&mut guest), [""; 0]);
+    assert_eq!(guest.functions(), [""; 0]);
     figure("added and removed by two clients at once");
     guest.stop();
 }

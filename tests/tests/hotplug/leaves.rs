@@ -1,6 +1,6 @@
 //! Devices leave guests that run.
 
-use crate::{appears, bare, functions, served};
+use crate::{appears, bare, served};
 use std::time::{Duration, Instant};
 use tests::site;
 use tests::{Api, Guest, MOMENT, Peer, Told, figure, until};
@@ -34,7 +34,7 @@ fn a_card_leaves_while_traffic_flows_and_comes_back() {
         let started = Instant::now();
         api.ok(&["remove", "nic0"]);
         figure(&format!("left after {} ms", started.elapsed().as_millis()));
-        assert_eq!(functions(&mut guest), [""; 0]);
+        assert_eq!(guest.functions(), [""; 0]);
         drop(flood);
     }
     guest.stop();
@@ -63,7 +63,7 @@ fn a_guest_that_does_not_let_go_keeps_its_device_until_it_is_taken_by_force() {
         "{errors}"
     );
     assert!(errors.contains("--force"), "{errors}");
-    assert_eq!(functions(&mut guest), ["06.0"]);
+    assert_eq!(guest.functions(), ["06.0"]);
     guest.ok("dd if=/dev/nvme0n1 of=/dev/null bs=1M count=4 iflag=direct");
     api.ok(&["remove", "disk", "--force", "--timeout", "0"]);
     assert_eq!(guest.figures().list("/removed")[0]["how"], "taken");
@@ -98,7 +98,7 @@ fn a_guest_without_a_kernel_has_not_even_heard() {
     // What was not heard is not asked any more: the guest that boots keeps it.
     guest.wait_for_shell();
     appears(&mut guest, "/dev/nvme0n1");
-    assert_eq!(functions(&mut guest), ["01.0"]);
+    assert_eq!(guest.functions(), ["01.0"]);
     guest.stop();
 }
 
@@ -116,7 +116,7 @@ fn a_client_that_gives_up_takes_no_other_clients_wish_along() {
     assert_eq!(told.code, Some(REFUSED), "{told:?}");
     guest.wait_for_shell();
     until("the guest to let go of its disk", MOMENT, || {
-        functions(&mut guest).is_empty().then_some(())
+        guest.functions().is_empty().then_some(())
     });
     guest.stop();
 }
@@ -136,7 +136,7 @@ fn a_paused_guest_is_not_asked_but_can_lose_a_device_by_force() {
     api.ok(&["remove", "disk", "--force"]);
     api.ok(&["resume"]);
     until("the guest to let go of what is gone", MOMENT, || {
-        functions(&mut guest).is_empty().then_some(())
+        guest.functions().is_empty().then_some(())
     });
     guest.stop();
 }
@@ -151,7 +151,7 @@ fn a_reboot_lets_a_device_go_that_a_client_has_asked_for() {
     assert_eq!(api.info()["config"]["devices"][0]["id"], "disk");
     api.ok(&["reboot"]);
     guest.wait_for_shell();
-    assert_eq!(functions(&mut guest), [""; 0]);
+    assert_eq!(guest.functions(), [""; 0]);
     assert_eq!(guest.figures().list("/removed")[0]["how"], "reboot");
     guest.stop();
 }

@@ -28,17 +28,6 @@ fn served() -> (Guest, Api) {
     (guest, api)
 }
 
-/// The guest's PCI functions besides the host bridge, as 06.0.
-fn functions(guest: &mut Guest) -> Vec<String> {
-    let listed = guest.ok("ls /sys/bus/pci/devices");
-    let short = |address: &str| address.trim_start_matches("0000:00:").to_owned();
-    listed
-        .split_whitespace()
-        .map(short)
-        .filter(|address| address != "00.0")
-        .collect()
-}
-
 /// Waits until the guest has something at a path.
 #[track_caller]
 fn appears(guest: &mut Guest, path: &str) {

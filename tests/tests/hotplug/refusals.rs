@@ -1,6 +1,6 @@
 //! What can't be added is refused in three lines, and the guest notices nothing.
 
-use crate::{bare, functions, served};
+use crate::{bare, served};
 use serde_json::json;
 use tests::site::{self, Kernel};
 use tests::{Api, Census, Guest, Peer, Rebound, Run, Told, load_driver};
@@ -20,7 +20,7 @@ fn traces(guest: &mut Guest) -> (Vec<String>, [u64; 4]) {
     let census = Census::of(guest);
     let files = census.files as u64;
     (
-        functions(guest),
+        guest.functions(),
         [files, census.memslots, census.gsis, census.pinned],
     )
 }
@@ -185,6 +185,6 @@ fn of_several_devices_all_come_or_none() {
     assert_eq!(told.code, Some(REFUSED), "{told:?}");
     assert!(told.errors.contains("is not bound to vfio-pci"), "{told:?}");
     assert_eq!(disk.driver(), driver);
-    assert_eq!(functions(&mut unharmed.guest), [""; 0]);
+    assert_eq!(unharmed.guest.functions(), [""; 0]);
     unharmed.end();
 }

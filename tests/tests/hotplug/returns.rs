@@ -1,6 +1,6 @@
 //! Devices on their way back to the host.
 
-use crate::{appears, bare, functions, served};
+use crate::{appears, bare, served};
 use rustix::process::Signal;
 use std::fs;
 use std::process::Stdio;
@@ -37,9 +37,9 @@ fn devices_of_one_group_go_back_when_the_last_of_them_has_left() {
         &managed(&second, "second"),
     ]);
     appears(&mut guest, "/sys/bus/pci/devices/0000:00:02.0");
-    assert_eq!(functions(&mut guest), ["01.0", "02.0"]);
+    assert_eq!(guest.functions(), ["01.0", "02.0"]);
     api.ok(&["remove", "first"]);
-    assert_eq!(functions(&mut guest), ["02.0"]);
+    assert_eq!(guest.functions(), ["02.0"]);
     // A driver of the host can't have it while the guest has the other.
     assert_eq!(first.driver().as_deref(), Some("vfio-pci"));
     api.ok(&["remove", "second"]);

@@ -1,8 +1,6 @@
 //! The host wants a device back from a guest that does not listen.
 
-use crate::witness::{
-    Holdings, QUIET, departures, functions, read_disk_for_ever, unbind, until_read,
-};
+use crate::witness::{Holdings, QUIET, departures, read_disk_for_ever, unbind, until_read};
 use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
@@ -74,7 +72,7 @@ static DEAF: LazyLock<Deaf> = LazyLock::new(|| {
         departures: departures(&guest),
         config,
         rebooting,
-        rebooted: functions(&mut guest),
+        rebooted: guest.functions(),
         driver: nic.driver(),
         faults,
     };

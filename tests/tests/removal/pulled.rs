@@ -1,7 +1,7 @@
 //! A device is pulled out of the host while the guest uses it.
 
 use crate::witness::{
-    Holdings, QUIET, departures, functions, read_disk_for_ever, unbind, until_gone, until_read,
+    Holdings, QUIET, departures, read_disk_for_ever, unbind, until_gone, until_read,
 };
 use crate::{deaf, errors, unbound};
 use std::sync::LazyLock;
@@ -45,7 +45,7 @@ static PULLED: LazyLock<Pulled> = LazyLock::new(|| {
     peer.set_up_guest(&mut guest);
     let _flood = peer.flood(&mut guest);
     read_disk_for_ever(&mut guest);
-    let (all, all_functions) = (Holdings::of(&guest), functions(&mut guest));
+    let (all, all_functions) = (Holdings::of(&guest), guest.functions());
     errors::inject(&nic);
     let counted = until("the error in the figures", MOMENT, || {
         let errors = guest.figures().number("/devices/0/errors");
@@ -59,15 +59,15 @@ static PULLED: LazyLock<Pulled> = LazyLock::new(|| {
     // There is nothing to give back to the host's driver.
     std::mem::forget(nic);
     until_read(&mut guest);
-    let (one, one_function) = (Holdings::of(&guest), functions(&mut guest));
+    let (one, one_function) = (Holdings::of(&guest), guest.functions());
     let impatient = unbind(&disk);
     until("the end of the disk in the guest", MOMENT, || {
-        functions(&mut guest).is_empty().then_some(())
+        guest.functions().is_empty().then_some(())
     });
     let pulled = Pulled {
         address,
         holdings: [all, one, Holdings::of(&guest)],
-        functions: [all_functions, one_function, functions(&mut guest)],
+        functions: [all_functions, one_function, guest.functions()],
         departures: departures(&guest),
         impatient,
         counted,

@@ -1,7 +1,7 @@
 //! A device fails and leaves, then the host wants one function back of a slot with two.
 
 use crate::errors;
-use crate::witness::{Holdings, QUIET, departures, functions, read_disk_for_ever, unbind};
+use crate::witness::{Holdings, QUIET, departures, read_disk_for_ever, unbind};
 use std::sync::LazyLock;
 use std::time::Duration;
 use tests::site::{self, Kernel};
@@ -25,10 +25,10 @@ static UNBOUND: LazyLock<Unbound> = LazyLock::new(|| {
         .device(&nic, ",addr=7,id=nic,on-error=unplug")
         .boot();
     guest.ok("ip link set eth0 up");
-    let (before, all) = (Holdings::of(&guest), functions(&mut guest));
+    let (before, all) = (Holdings::of(&guest), guest.functions());
     errors::inject(&nic);
     until("the end of the failed card in the guest", MOMENT, || {
-        let functions = functions(&mut guest);
+        let functions = guest.functions();
         (!functions.contains(&"07.0".to_owned())).then_some(())
     });
     let without_nic = Holdings::of(&guest);
@@ -40,7 +40,7 @@ static UNBOUND: LazyLock<Unbound> = LazyLock::new(|| {
     ));
     let unbound = Unbound {
         took,
-        functions: [all, functions(&mut guest)],
+        functions: [all, guest.functions()],
         departures: until("both functions have left", MOMENT, || {
             Some(departures(&guest)).filter(|departures| departures.len() == 3)
         }),

@@ -57,17 +57,6 @@ pub(crate) fn departures(guest: &Guest) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The guest's PCI functions besides the host bridge, as 06.0.
-pub(crate) fn functions(guest: &mut Guest) -> Vec<String> {
-    let listed = guest.ok("ls /sys/bus/pci/devices");
-    let short = |address: &str| address.trim_start_matches("0000:00:").to_owned();
-    listed
-        .split_whitespace()
-        .map(short)
-        .filter(|address| address != "00.0")
-        .collect()
-}
-
 /// Takes a device from vfio-pci, as a user does who wants it back; how long that took.
 ///
 /// # Panics

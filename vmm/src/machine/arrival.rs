@@ -132,13 +132,12 @@ impl Preparer {
     fn prepare(self, progress: &Populating) -> Result<Prepared, Refusal> {
         // What can be known is told before a device leaves its driver.
         self.check(&self.managed)?;
+        let mut taken = Ok(());
         if !self.managed.is_empty() {
-            let taken = self.custodian.take(&self.managed);
-            taken.map_err(failed)?;
+            self.custodian.take(&self.managed).map_err(failed)?;
+            taken = self.check(&[]);
         }
-        let prepared = self
-            .check(&[])
-            .and_then(|()| self.open(progress).map_err(|error| refusal(&error)));
+        let prepared = taken.and_then(|()| self.open(progress).map_err(|error| refusal(&error)));
         prepared.map_err(|mut refusal| {
             // Nothing of it is open any more.
             let back = self.managed.iter().rev();
